@@ -1,1 +1,1 @@
-""""""
+"""Gymnasium environments of Mobile Edge Generation."""

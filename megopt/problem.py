@@ -20,7 +20,18 @@ from megopt.system.link import LinkState
 from megopt.system.outcome import COST_QUANTITIES, AffineCost, Outcome, outcome, terms
 from megopt.tables.schema import METRIC_SENSES
 
-__all__ = ["Limit", "Problem", "affine_cost", "ceilings", "costs", "evaluate", "is_feasible", "objective", "reward", "violations"]
+__all__ = [
+    "Limit",
+    "Problem",
+    "affine_cost",
+    "ceilings",
+    "costs",
+    "evaluate",
+    "is_feasible",
+    "objective",
+    "reward",
+    "violations",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Decibels, dBm and bytes: the only place where they are converted.
 
-Inside megopt every quantity is SI (s, J, W, Hz, bit) and ratios are linear; a name that ends in `_db` or `_dbm` says so.
+Inside megopt every quantity is SI (s, J, W, Hz, bit) and ratios are linear, unless a name ends in `_db` or `_dbm`.
 """
 
 from __future__ import annotations

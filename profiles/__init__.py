@@ -1,1 +1,1 @@
-""""""
+"""Data with provenance: one folder per profile."""

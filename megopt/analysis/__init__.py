@@ -1,1 +1,1 @@
-""""""
+"""Rollouts, records, Pareto sets, figures, reports."""

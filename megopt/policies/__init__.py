@@ -1,1 +1,1 @@
-""""""
+"""The only things that act: Observation -> row of the ActionTable."""

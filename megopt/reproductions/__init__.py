@@ -1,1 +1,1 @@
-""""""
+"""One file per publication: published numbers beside computed ones."""

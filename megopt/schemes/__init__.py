@@ -1,1 +1,1 @@
-""""""
+"""How a request can be shared; each scheme compiles a Profile into an ActionTable."""

@@ -143,7 +143,9 @@ def concat(tables: list[ActionTable]) -> ActionTable:
         scheme=np.concatenate([table.scheme for table in tables]),
         label=np.concatenate([table.label for table in tables]),
         knobs=knobs,
-        settings=_united([t.settings for t in tables], [[k.name for k in t.knobs] for t in tables], [k.name for k in knobs]),
+        settings=_united(
+            [t.settings for t in tables], [[k.name for k in t.knobs] for t in tables], [k.name for k in knobs]
+        ),
         work=Work.concat([table.work for table in tables]),
         metrics=metrics,
         quality=_united([t.quality for t in tables], [list(t.metrics) for t in tables], list(metrics)),

@@ -1,1 +1,1 @@
-""""""
+"""Optima with certificates; every answer is a `Solution`."""

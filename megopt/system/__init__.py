@@ -1,1 +1,1 @@
-""""""
+"""The system model: channel, link, compute, payload, outcome. Pure, batched NumPy."""

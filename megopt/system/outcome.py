@@ -7,7 +7,7 @@ Latency and energy of a request are affine in the seconds per bit of the link, u
     E_edge   = e_edge + p_air b_down u_down
 
 That is written once, in `terms`; outcomes evaluate it and the solvers use its coefficients.
-Source: the system model of Mobile Edge Generation (MEGSplitting, ICC 2025; MEG-CVPO, arXiv 2407.07245), radio terms added.
+Source: system model of Mobile Edge Generation (MEGSplitting, ICC 2025; MEG-CVPO, arXiv 2407.07245) with radio terms.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class AffineCost:
     per_uplink: FloatArray
 
     def at(self, downlink_s_per_bit: Real, uplink_s_per_bit: Real) -> FloatArray:
-        """Return the cost for link times [s/bit] that broadcast against the rows; no payload costs nothing on a dead link."""
+        """Return the cost for link times [s/bit] that broadcast against the rows; no payload is free on a dead link."""
         down, up = _airtime(self.per_downlink, downlink_s_per_bit), _airtime(self.per_uplink, uplink_s_per_bit)
         return np.asarray(self.constant + down + up)
 

@@ -1,1 +1,1 @@
-""""""
+"""Profiles: measured tables on disk, their schema, checks and interpolation."""

@@ -1,0 +1,76 @@
+"""`megopt tradeoff`: from a profile to an energy-delay trade-off curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from megopt.analysis import plots
+from megopt.analysis.records import write_atomically, write_records
+from megopt.analysis.report import Report
+from megopt.analysis.tradeoff import Sweep, Tradeoff, tradeoff
+from megopt.analysis.tradeoff_report import complaints, curve_table, headline, solver_table, summary
+from megopt.errors import ConfigError
+from megopt.problem import Limit, Problem
+from megopt.schemes.action_table import ActionTable
+from megopt.schemes.scheme import compile_all
+from megopt.solvers import exhaustive
+from megopt.system.link import LinkState
+from megopt.tables.profile import Profile
+
+
+def run(config: DictConfig, output_dir: Path) -> Report:
+    """Return the report of one trade-off; writes records.parquet, curve.csv, actions.csv and the figure."""
+    profile: Profile = instantiate(config.profile)
+    table, notes = compile_all(list(instantiate(config.scheme, _convert_="all").values()), profile)
+    link = fading_trace(config)
+    problem, sweep = problem_of(config.problem, profile)
+    found = tradeoff(table, link, problem, sweep, dict(instantiate(config.policy)))
+    files = write(found, table, profile, sweep, output_dir)
+    nearest = exhaustive.nearest_feasible_limit(table, link, problem.with_limit(sweep.quantity, float(found.limits[0])))
+    return Report(
+        summary=summary(found, profile, sweep, nearest, files),
+        headline=headline(found, sweep),
+        tables=[curve_table(found, sweep), solver_table(found, sweep)],
+        lines=[*(f"note: {note}" for note in [*notes, *found.notes]), *(f"wrote {path}" for path in files)],
+        complaints=complaints(found, nearest),
+        exit_code=2 if complaints(found, nearest) else 0,
+    )
+
+
+def fading_trace(config: DictConfig) -> LinkState:
+    """Return the link that each request meets; the seed fixes it."""
+    if not (isinstance(config.num_requests, int) and config.num_requests >= 1):
+        message = f"num_requests = {config.num_requests}; expected a whole number of at least 1"
+        raise ConfigError(message)
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed))
+    snr = instantiate(config.channel, _convert_="all").sample_snr(rng, config.num_requests)[:, 0]
+    state: LinkState = instantiate(config.link).state(snr)
+    return state
+
+
+def problem_of(config: DictConfig, profile: Profile) -> tuple[Problem, Sweep]:
+    """Return problem and sweep of a configuration."""
+    limits = tuple(Limit(quantity=str(q), bound=float(b)) for q, b in config.limits.items() if b is not None)
+    problem = Problem(objective=config.objective, metric=config.metric or "", limits=limits)
+    quantity = profile.provenance.energy if config.sweep.quantity == "auto" else config.sweep.quantity
+    return problem, Sweep(quantity=quantity, values=tuple(config.sweep.values), num_points=config.sweep.num_points)
+
+
+def write(found: Tradeoff, table: ActionTable, profile: Profile, sweep: Sweep, output_dir: Path) -> list[Path]:
+    """Write records, curve, action table and figure; return the files."""
+    energy = sweep.quantity if sweep.quantity.endswith("_j") else profile.provenance.energy
+    with plots.paper_style():
+        ax = plots.plot_energy_delay(found.curve, energy)
+        plots.outside_legend(ax)
+        plots.stamp(ax, plots.profile_note(profile, found.records))
+        figures = plots.save_figure(ax, output_dir / "energy_delay")
+    return [
+        write_records(found.records, output_dir / "records.parquet"),
+        write_atomically(output_dir / "curve.csv", lambda path: found.curve.to_csv(path, index=False)),
+        write_atomically(output_dir / "actions.csv", lambda path: table.frame().to_csv(path, index=False)),
+        *figures,
+    ]

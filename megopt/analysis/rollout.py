@@ -1,0 +1,76 @@
+"""Let a policy act on a fading trace and record what every request cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from megopt.policies.base import Observation, Policy
+from megopt.problem import Problem, evaluate, objective, violations
+from megopt.schemes.action_table import ActionTable
+from megopt.system.link import LinkState
+from megopt.units import db_from_linear
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def rollout(
+    policy: Policy, name: str, table: ActionTable, link: LinkState, problem: Problem, limit_quantity: str = ""
+) -> pd.DataFrame:
+    """Return one record per request of `policy` acting on `link` (num_requests,).
+
+    Args:
+        policy: chooses rows of `table`.
+        name: name of the policy in the records.
+        table: the rows.
+        link: the link of every request.
+        problem: objective and limits against which the outcome is scored.
+        limit_quantity: the limit that a sweep varies; its bound goes into the column `limit`.
+    """
+    import pandas as pd
+
+    rows = policy.act(Observation(link=link))
+    result = evaluate(table, rows, link, problem.metric)
+    bounds = [limit.bound for limit in problem.limits if limit.quantity == limit_quantity]
+    columns = {
+        "profile": table.profile,
+        "policy": name,
+        "limit_quantity": limit_quantity,
+        "limit": bounds[0] if bounds else np.inf,
+        "request": np.arange(len(rows)),
+        "snr_db": db_from_linear(link.snr),
+        "scheme": table.scheme[rows],
+        "label": table.label[rows],
+        "row": rows,
+        **{
+            column: getattr(result, column)
+            for column in ("latency_s", "edge_s", "device_s", "downlink_s", "uplink_s", "energy_j")
+        },
+        "edge_energy_j": result.edge_energy_j,
+        "device_energy_j": result.device_energy_j,
+        "payload_bits": result.payload_bits,
+        "quality": result.quality,
+        "objective": objective(result, problem),
+        "violation": np.max(violations(result, problem), axis=-1, initial=0.0),
+        "kind": table.kind[rows],
+    }
+    return pd.DataFrame(columns)
+
+
+def summarise(records: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per policy and limit: means, the 95 % interval of the latency, the violation rate.
+
+    The interval is 1.96 standard errors over requests of one trace. A mean with an outage (infinite latency) is inf.
+    """
+    groups = records.groupby(["policy", "limit_quantity", "limit"], sort=False, dropna=False)
+    means = groups[["latency_s", "energy_j", "edge_energy_j", "device_energy_j", "quality", "objective"]].mean()
+    with np.errstate(invalid="ignore"):
+        spread: pd.Series = groups["latency_s"].std(ddof=1).fillna(0.0) / np.sqrt(groups.size())
+    means["latency_ci95_s"] = 1.96 * spread
+    means["violation_rate"] = groups["violation"].agg(lambda violation: float(np.mean(violation > 0)))
+    means["num_requests"] = groups.size()
+    means["kind"] = groups["kind"].agg(lambda kinds: "+".join(sorted({k for text in kinds for k in text.split("+")})))
+    means["rows_used"] = groups["label"].nunique()
+    return means.reset_index()

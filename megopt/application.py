@@ -1,0 +1,137 @@
+"""Runs a verb under Hydra: one-line errors with exit code 2, one report per run, one summary per multirun."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from megopt.analysis.records import write_atomically
+from megopt.analysis.report import Report
+from megopt.errors import MegoptError
+
+INPUT_FAULT = 2
+"""Exit code where the input is at fault, or no limit can be kept."""
+REPORT_FILE = "report.json"
+
+
+def run_verb(verb: str, overrides: list[str]) -> int:
+    """Run `megopt VERB overrides` and return the exit code."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach us whole instead of being printed by Hydra
+    sys.argv = [f"megopt {verb}", *overrides]
+    app = hydra.main(version_base="1.3", config_path="pkg://megopt.conf", config_name=verb)(_task)
+    try:
+        app()
+    except SystemExit as exit_request:
+        return int(exit_request.code or 0)
+    except (MegoptError, HydraException, OmegaConfBaseException) as error:
+        _complain(_explain(error, verb))
+        return INPUT_FAULT
+    return 0
+
+
+def _task(config: DictConfig) -> None:
+    """Run one job; module-level so that launchers can send it to a worker."""
+    settings = HydraConfig.get()
+    verb, is_single = str(settings.job.config_name), settings.mode == RunMode.RUN
+    output_dir = Path(settings.runtime.output_dir)
+    try:
+        report = run_config(verb, config, output_dir)
+    except (MegoptError, HydraException, OmegaConfBaseException) as error:
+        if not is_single:
+            raise
+        _complain(_explain(error, verb))
+        raise SystemExit(INPUT_FAULT) from None
+    if not is_single or settings.output_subdir is not None:
+        write_atomically(output_dir / REPORT_FILE, lambda path: path.write_text(report.as_json() + "\n"))
+    if is_single:
+        _show(report, str(config.output))
+        raise SystemExit(report.exit_code)
+
+
+def run_config(verb: str, config: DictConfig, output_dir: Path) -> Report:
+    """Return the report of one verb on one composed configuration."""
+    if config.output not in {"table", "json"}:
+        message = f"output={config.output}: expected table or json"
+        raise MegoptError(message)
+    report: Report = importlib.import_module(f"megopt.experiments.{verb}").run(config, output_dir)
+    return report
+
+
+def _show(report: Report, output: str) -> None:
+    if output == "json":
+        sys.stdout.write(report.as_json() + "\n")
+    else:
+        report.print()
+    for line in report.complaints:
+        _complain(line)
+
+
+def _complain(line: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"megopt: error: {line}\n")
+
+
+def _explain(error: BaseException, verb: str) -> str:
+    """Return one line for an error of ours, of Hydra or of OmegaConf."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MegoptError):
+            return " ".join(str(cause).split())
+        cause = cause.__cause__
+    text = " ".join(str(error).split())
+    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
+    if unknown:
+        return _unknown_key(unknown.group(1) or unknown.group(2), verb)
+    return re.sub(r" full_key: .*$", "", text)
+
+
+def _unknown_key(key: str, verb: str) -> str:
+    with hydra.initialize_config_module(version_base="1.3", config_module="megopt.conf"):
+        known = _leaf_keys(OmegaConf.to_container(hydra.compose(config_name=verb), resolve=False))
+    near = difflib.get_close_matches(key, [*known, *{name.split(".")[0] for name in known}], n=1)
+    guess = f"; did you mean {near[0]}?" if near else ""
+    return f"{verb} has no key {key!r}{guess} (`megopt {verb} --help` lists the keys)"
+
+
+def _leaf_keys(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return [prefix]
+    return [
+        leaf for key, value in node.items() for leaf in _leaf_keys(value, f"{prefix}.{key}" if prefix else str(key))
+    ]
+
+
+class MultirunSummary(Callback):
+    """After a multirun: one table, or with output=json one JSON object, over the reports of all runs."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Collect the reports below the sweep folder and print them."""
+        sweep_dir = Path(config.hydra.sweep.dir)
+        reports = sorted(sweep_dir.glob(f"*/{REPORT_FILE}"), key=lambda path: (len(path.parent.name), path.parent.name))
+        runs = [json.loads(path.read_text(encoding="utf-8")) for path in reports]
+        overrides = [_overrides(path.parent) for path in reports]
+        summary = {"runs": [{"overrides": o, **run} for o, run in zip(overrides, runs, strict=True)]}
+        if config.output == "json":
+            sys.stdout.write(json.dumps(summary) + "\n")
+            return
+        lines = [f"{', '.join(o):<40} {run.get('headline', '')}" for o, run in zip(overrides, runs, strict=True)]
+        sys.stdout.write("\n".join([*lines, f"{len(runs)} runs in {sweep_dir}"]) + "\n")
+
+
+def _overrides(run_dir: Path) -> list[str]:
+    path = run_dir / ".hydra" / "overrides.yaml"
+    return [str(item) for item in OmegaConf.load(path)] if path.is_file() else [run_dir.name]

@@ -1,0 +1,29 @@
+"""What conf/ offers, read as text, so that help and `megopt info` need no Hydra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CONF_DIR = Path(__file__).resolve().parent / "conf"
+VERBS = {
+    "tradeoff": "energy-delay trade-off: sweep a limit, solve, roll out the baselines, draw the curve",
+    "reproduce": "a published figure, published numbers beside computed ones",
+    "info": "what there is: profiles, schemes, channels, links, policies, one line each",
+    "benchmark": "speed against a floor or a peer measured in the same run",
+    "codecs": "measure the bits of really encoded images and write payload.csv",
+}
+
+
+def group_names() -> list[str]:
+    """Return the configuration groups: the folders of conf/."""
+    return sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and any(path.glob("*.yaml")))
+
+
+def group_choices(group: str) -> dict[str, str]:
+    """Return the choices of a group with the sentence that opens their yaml."""
+    choices = {}
+    for path in sorted((CONF_DIR / group).glob("*.yaml")):
+        comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+        sentences = [line[2:].strip() for line in comments if not line.startswith("# @")]
+        choices[path.stem] = sentences[0] if sentences else ""
+    return choices

@@ -1,0 +1,1 @@
+"""Measurements: what a real encode, run or link costs."""

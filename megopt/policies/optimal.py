@@ -1,0 +1,69 @@
+"""The exact optimum of the per-request problem, request by request, as a policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from megopt.arrays import IntArray
+from megopt.errors import SchemeError
+from megopt.policies.base import Observation
+from megopt.problem import Problem, ceilings, costs, evaluate
+from megopt.schemes.action_table import ActionTable
+from megopt.solvers import exhaustive
+from megopt.system.link import LinkState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimal:
+    """The best row of the table, or of one scheme in it, within the limits.
+
+    Where no row keeps the limits it takes the row that exceeds them least, so that the user still gets an image; the
+    request counts as a violation.
+
+    Attributes:
+        table: the rows.
+        problem: objective and limits.
+        scheme: choose among the rows of this scheme only; all rows where empty.
+    """
+
+    table: ActionTable
+    problem: Problem
+    scheme: str = ""
+    reads_limits: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not len(self._candidates()):
+            message = f"policy optimal: profile {self.table.profile} has no rows of scheme {self.scheme!r}"
+            raise SchemeError(message)
+
+    def _candidates(self) -> IntArray:
+        """Return the rows to choose from, shape (num_candidates,)."""
+        is_candidate = self.table.scheme == self.scheme if self.scheme else np.ones(len(self.table), dtype=bool)
+        return np.flatnonzero(is_candidate)
+
+    def act(self, observation: Observation) -> IntArray:
+        """Return the best row for every request, shape (num_requests,)."""
+        candidates = self._candidates()
+        table = self.table.take(candidates)
+        solution = exhaustive.solve(table, observation.link, self.problem)
+        rows = solution.rows.copy()
+        lost = np.flatnonzero(~solution.is_feasible)
+        if len(lost):
+            rows[lost] = least_violating_rows(table, observation.link.take(lost), self.problem)
+        return np.asarray(candidates[rows])
+
+
+def least_violating_rows(table: ActionTable, link: LinkState, problem: Problem) -> IntArray:
+    """Return for each state the row whose largest relative excess over a limit is smallest, shape (num_states,)."""
+    bounds = ceilings(problem)
+    scale = np.maximum(np.abs(bounds), 1e-12)
+    best, best_excess = np.zeros(len(link.snr), dtype=np.int64), np.full(len(link.snr), np.inf)
+    for row in range(len(table)):
+        result = evaluate(table, np.full(len(link.snr), row), link, problem.metric)
+        excess = np.max((costs(result, problem) - bounds) / scale, axis=-1, initial=-np.inf)
+        is_better = excess < best_excess  # NaN, not measured, is never better
+        best[is_better], best_excess[is_better] = row, excess[is_better]
+    return best

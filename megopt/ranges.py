@@ -1,0 +1,32 @@
+"""The one range check of numbers that a user sets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from megopt.errors import ConfigError
+
+
+def require_within(where: str, low: float, high: float, **quantities: object) -> None:
+    """Raise unless every value of every quantity is a number in [low, high].
+
+    Args:
+        where: who asks, the first word of the message.
+        low: smallest legal value.
+        high: largest legal value.
+        **quantities: scalars or arrays by name, in the unit of their suffix; NaN is always illegal.
+
+    Raises:
+        ConfigError: if a value is no number or outside.
+    """
+    for name, came in quantities.items():
+        values = np.asarray(came)
+        if values.dtype.kind not in "fiu":
+            message = f"{where}: {name} is {came!r}; expected a number from {low:g} to {high:g}; change {name}"
+            raise ConfigError(message)
+        outside = ~((values >= low) & (values <= high))
+        if np.any(outside):
+            first = np.flatnonzero(outside)[0]
+            at = f" at index {first}, {np.sum(outside)} such of {values.size}" if values.ndim else ""
+            message = f"{where}: {name} is {values.flat[first]:g}{at}; expected {low:g} to {high:g}; change {name}"
+            raise ConfigError(message)

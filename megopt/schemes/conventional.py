@@ -1,0 +1,141 @@
+"""Conventional generation: edge only with a sent image, model split with a sent latent, device only.
+
+edge only     the edge makes the image and sends it raw, or as PNG, JPEG or WebP at really measured sizes
+model split   the edge runs all steps and sends the latent; the device decodes it
+device only   the device does everything; nothing crosses the link
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from megopt.errors import SchemeError
+from megopt.schemes.action_table import ActionTable, Knob, concat
+from megopt.schemes.edge_run import device_steps, edge_full_runs
+from megopt.schemes.scheme import identity_quality, table
+from megopt.system.payload import image_bits, latent_bits
+from megopt.tables.profile import join_kinds
+
+if TYPE_CHECKING:
+    from megopt.tables.profile import Cost, Profile
+
+NUM_STEPS = Knob(name="num_steps", unit="1", low=1, high=1000, meaning="denoising steps in all")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conventional:
+    """The three ways without sharing the steps.
+
+    Attributes:
+        num_steps: step counts to offer.
+        image_codecs: payloads of edge only: "raw", "png", "jpeg_75", "webp_90", ...
+        prompt_bits: size of the prompt on the uplink [bit].
+        codec_bits: bits per value of the latent of model split [bit].
+    """
+
+    num_steps: tuple[int, ...]
+    image_codecs: tuple[str, ...] = ("raw", "png", "jpeg_90", "webp_90")
+    prompt_bits: float = 1024.0
+    codec_bits: int = 16
+    name: str = field(default="conventional", init=False)
+
+    def compile(self, profile: Profile) -> ActionTable:
+        """Return the rows that `profile` can carry; see `Scheme.compile`."""
+        runs = edge_full_runs(profile, tuple(self.num_steps))
+        tables = [self._edge_only(profile, codec, runs) for codec in self.image_codecs]
+        if profile.has("device", "vae_decode"):
+            tables.append(self._model_split(profile, runs))
+        if profile.has("device", "denoise_step"):
+            tables.append(self._device_only(profile))
+        return concat(tables)
+
+    def _edge_only(self, profile: Profile, codec: str, runs: list[tuple[float, Cost]]) -> ActionTable:
+        bits_per_pixel, ssim, psnr_db = _image_codec(profile, codec)
+        quality = identity_quality(profile, len(runs))
+        if codec not in {"raw", "png"}:  # lossy: only the metrics that were measured on real encodes
+            measured = {"ssim": ssim, "psnr_db": psnr_db}
+            quality = {name: np.full(len(runs), measured.get(name, np.nan)) for name in quality}
+        return table(
+            scheme=self.name,
+            profile=profile,
+            labels=[_label(f"edge only, {codec.replace('_', ' ')}", steps) for steps, _ in runs],
+            knobs=(NUM_STEPS,),
+            settings={"num_steps": np.array([steps for steps, _ in runs])},
+            work={
+                "edge_s": np.array([cost.latency_s for _, cost in runs]),
+                "device_s": 0.0,
+                "downlink_bits": image_bits(profile.provenance.resolution_px, bits_per_pixel),
+                "uplink_bits": self.prompt_bits,
+                "num_round_trips": 1.0,
+                "edge_energy_j": np.array([cost.energy_j for _, cost in runs]),
+                "device_energy_j": 0.0,
+            },
+            quality=quality,
+            kind=[join_kinds(cost.kind, "" if codec == "raw" else "measured") for _, cost in runs],
+        )
+
+    def _model_split(self, profile: Profile, runs: list[tuple[float, Cost]]) -> ActionTable:
+        decode = profile.cost("device", "vae_decode")
+        num_values = float(np.prod(profile.provenance.latent_shape))
+        return table(
+            scheme=self.name,
+            profile=profile,
+            labels=[_label("model split", steps) for steps, _ in runs],
+            knobs=(NUM_STEPS,),
+            settings={"num_steps": np.array([steps for steps, _ in runs])},
+            work={
+                "edge_s": np.array([cost.latency_s for _, cost in runs]),
+                "device_s": decode.latency_s,
+                "downlink_bits": latent_bits(num_values, self.codec_bits),
+                "uplink_bits": self.prompt_bits,
+                "num_round_trips": 1.0,
+                "edge_energy_j": np.array([cost.energy_j for _, cost in runs]),
+                "device_energy_j": decode.energy_j,
+            },
+            quality=identity_quality(profile, len(runs)),
+            kind=[join_kinds(cost.kind, decode.kind) for _, cost in runs],
+        )
+
+    def _device_only(self, profile: Profile) -> ActionTable:
+        run = device_steps(profile)
+        steps = np.array(self.num_steps, dtype=np.float64)
+        return table(
+            scheme=self.name,
+            profile=profile,
+            labels=[_label("device only", n) for n in steps],
+            knobs=(NUM_STEPS,),
+            settings={"num_steps": steps},
+            work={
+                "edge_s": 0.0,
+                "device_s": run.overhead_s + steps * run.step_s,
+                "downlink_bits": 0.0,
+                "uplink_bits": 0.0,
+                "num_round_trips": 0.0,
+                "edge_energy_j": 0.0,
+                "device_energy_j": run.overhead_j + steps * run.step_j,
+            },
+            quality={name: np.full(len(steps), np.nan) for name in identity_quality(profile, 1)},
+            kind=[run.kind] * len(steps),
+        )
+
+
+def _label(text: str, num_steps: float) -> str:
+    return text if np.isnan(num_steps) else f"{text}, {num_steps:g} steps"
+
+
+def _image_codec(profile: Profile, codec: str) -> tuple[float, float, float]:
+    """Return bits per pixel, SSIM and PSNR [dB] of "raw", "png", "jpeg_75", ... from payload.csv.
+
+    Raises:
+        SchemeError: if payload.csv has no such row.
+    """
+    rows = profile.payload
+    names = rows["codec"] + rows["codec_quality"].map(lambda q: "" if np.isnan(q) else f"_{q:g}")
+    if codec not in set(names):
+        message = f"image codec {codec!r} is not in payload.csv; expected one of {', '.join(names)}"
+        raise SchemeError(message)
+    row = rows.loc[names == codec].iloc[0]
+    return float(row["bits_per_pixel"]), float(row["ssim"]), float(row["psnr_db"])
