@@ -19,6 +19,7 @@ import numpy as np
 
 from megopt.arrays import FloatArray, IntArray
 from megopt.errors import ConfigError
+from megopt.ranges import require_within
 from megopt.system.fading import Channel, ChannelState, jakes_correlation, specular_share
 from megopt.system.path_loss import (
     URBAN_MACRO,
@@ -29,7 +30,6 @@ from megopt.system.path_loss import (
     los_probability,
     nlos_path_loss_db,
     noise_power_dbm,
-    require_within,
 )
 from megopt.units import linear_from_db
 

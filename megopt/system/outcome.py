@@ -93,6 +93,7 @@ class Outcome:
         uplink_s: time of the payload on the uplink [s].
         edge_energy_j: edge compute and edge radio [J]; NaN where not measured.
         device_energy_j: device compute and device radio [J]; NaN where not measured.
+        energy_j: edge and device together [J]; NaN where one of them was not measured.
         payload_bits: downlink payload [bit].
         quality: value of the problem's metric [metric's unit]; NaN where not measured.
     """
@@ -104,13 +105,9 @@ class Outcome:
     uplink_s: FloatArray
     edge_energy_j: FloatArray
     device_energy_j: FloatArray
+    energy_j: FloatArray
     payload_bits: FloatArray
     quality: FloatArray
-
-    @property
-    def energy_j(self) -> FloatArray:
-        """Edge and device energy together [J]; NaN where one of them was not measured."""
-        return self.edge_energy_j + self.device_energy_j
 
     def quantity(self, name: str) -> FloatArray:
         """Return the column `name`: one of the cost quantities, or "quality"."""
@@ -169,6 +166,7 @@ def outcome(work: Work, link: LinkState, quality: FloatArray) -> Outcome:
         uplink_s=AffineCost(constant=zero, per_downlink=zero, per_uplink=work.uplink_bits).at(down, up),
         edge_energy_j=terms(work, link, "edge_energy_j").at(down, up),
         device_energy_j=terms(work, link, "device_energy_j").at(down, up),
+        energy_j=terms(work, link, "energy_j").at(down, up),
         payload_bits=work.downlink_bits,
         quality=quality,
     )
