@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from megopt.analysis.records import write_atomically
-from megopt.analysis.report import Report, rich_table
+from megopt.analysis.report import Report, rich_table, shown_path
 from megopt.errors import ConfigError
 from megopt.metering.image_codecs import bundled_photographs, measure_image_codecs, photographs_in
 
@@ -29,5 +29,5 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         summary={"rows": rows.astype(object).where(rows.notna(), None).to_dict("records"), "file": str(path)},
         headline=f"{len(rows)} codec settings on {len(named)} images",
         tables=[rich_table("encoded images", list(rows.columns), cells)],
-        lines=[f"images: {shapes}", f"wrote {path}"],
+        lines=[f"images: {shapes}", f"wrote {shown_path(path)}"],
     )

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from megopt.analysis import plots
 from megopt.analysis.records import write_atomically, write_records
-from megopt.analysis.report import Report
+from megopt.analysis.report import Report, shown_path
 from megopt.analysis.tradeoff import Sweep, Tradeoff, tradeoff
 from megopt.analysis.tradeoff_report import complaints, curve_table, headline, solver_table, summary
 from megopt.errors import ConfigError
@@ -27,7 +27,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     profile: Profile = instantiate(config.profile)
     table, notes = compile_all(list(instantiate(config.scheme, _convert_="all").values()), profile)
     link = fading_trace(config)
-    problem, sweep = problem_of(config.problem, profile)
+    problem, sweep = problem_of(config.problem, profile, table)
     found = tradeoff(table, link, problem, sweep, dict(instantiate(config.policy)))
     files = write(found, table, profile, sweep, output_dir)
     nearest = exhaustive.nearest_feasible_limit(table, link, problem.with_limit(sweep.quantity, float(found.limits[0])))
@@ -35,7 +35,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         summary=summary(found, profile, sweep, nearest, files),
         headline=headline(found, sweep),
         tables=[curve_table(found, sweep), solver_table(found, sweep)],
-        lines=[*(f"note: {note}" for note in [*notes, *found.notes]), *(f"wrote {path}" for path in files)],
+        lines=[*(f"note: {note}" for note in [*notes, *found.notes]), *(f"wrote {shown_path(path)}" for path in files)],
         complaints=complaints(found, nearest),
         exit_code=2 if complaints(found, nearest) else 0,
     )
@@ -52,22 +52,25 @@ def fading_trace(config: DictConfig) -> LinkState:
     return state
 
 
-def problem_of(config: DictConfig, profile: Profile) -> tuple[Problem, Sweep]:
+def problem_of(config: DictConfig, profile: Profile, table: ActionTable) -> tuple[Problem, Sweep]:
     """Return problem and sweep of a configuration."""
     limits = tuple(Limit(quantity=str(q), bound=float(b)) for q, b in config.limits.items() if b is not None)
-    problem = Problem(objective=config.objective, metric=config.metric or "", limits=limits)
+    metric = (table.metrics or ("",))[0] if config.metric == "auto" else config.metric
+    problem = Problem(objective=config.objective, metric=metric, limits=limits)
     quantity = profile.provenance.energy if config.sweep.quantity == "auto" else config.sweep.quantity
-    return problem, Sweep(quantity=quantity, values=tuple(config.sweep.values), num_points=config.sweep.num_points)
+    return problem, Sweep(quantity=quantity, values=tuple(config.sweep.limits), num_points=config.sweep.num_points)
 
 
 def write(found: Tradeoff, table: ActionTable, profile: Profile, sweep: Sweep, output_dir: Path) -> list[Path]:
     """Write records, curve, action table and figure; return the files."""
     energy = sweep.quantity if sweep.quantity.endswith("_j") else profile.provenance.energy
     with plots.paper_style():
-        ax = plots.plot_energy_delay(found.curve, energy)
-        plots.outside_legend(ax)
-        plots.stamp(ax, plots.profile_note(profile, found.records))
-        figures = plots.save_figure(ax, output_dir / "energy_delay")
+        left, right = plots.new_panels(2)
+        plots.plot_energy_delay(found.curve, energy, left)
+        plots.plot_time_parts(found.records, str(found.records["policy"].iloc[0]), right)
+        plots.legend_below(left)
+        plots.stamp(left, plots.profile_note(profile, found.records))
+        figures = plots.save_figure(left, output_dir / "energy_delay")
     return [
         write_records(found.records, output_dir / "records.parquet"),
         write_atomically(output_dir / "curve.csv", lambda path: found.curve.to_csv(path, index=False)),

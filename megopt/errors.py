@@ -4,8 +4,11 @@
     ├── ConfigError             an override, a key or a value in the configuration
     ├── ProfileError            a profile folder: missing file or column, a value outside its range
     ├── OutOfTableError         a query outside the range that was measured (nothing is extrapolated)
-    ├── SchemeError             a scheme that the profile cannot carry, or a knob that the scheme does not have
-    └── ProblemError            objective and limits that make no sense together
+    ├── SchemeError             a knob of a scheme with a value that it cannot have
+    │   └── NotOfferedError     a scheme or a row that the profile does not hold; sweeps note it and go on
+    ├── ProblemError            objective and limits that make no sense together
+    ├── PipelineError           a diffusion pipeline that lacks a part, or a checkpoint that it cannot go on from
+    └── PayloadError            bytes that are not what they claim to be: truncated, damaged, of another version
 
 An infeasible problem is no error: it is a `megopt.solvers.solution.Status`.
 """
@@ -30,8 +33,20 @@ class OutOfTableError(MegoptError, LookupError):
 
 
 class SchemeError(MegoptError, ValueError):
-    """Raised when a scheme is compiled from a profile that lacks what it needs."""
+    """Raised when a scheme is given a knob value that it, or the profile, cannot have."""
+
+
+class NotOfferedError(SchemeError):
+    """Raised when a profile lacks the rows that a scheme or a policy needs."""
 
 
 class ProblemError(MegoptError, ValueError):
     """Raised when an objective or a limit names a quantity that the action table does not hold."""
+
+
+class PipelineError(MegoptError, ValueError):
+    """Raised when a diffusion pipeline lacks a part or cannot go on from a given checkpoint."""
+
+
+class PayloadError(MegoptError, ValueError):
+    """Raised when received bytes are truncated, damaged, too large, or of another format or version."""

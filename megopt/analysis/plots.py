@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from megopt.analysis.records import LABELS, write_atomically
+from megopt.arrays import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
     from megopt.tables.profile import Profile
 
@@ -47,14 +48,14 @@ def paper_style() -> Iterator[None]:
         yield
 
 
-def new_axes(width_in: float = 7.0, height_in: float = 4.0) -> Axes:
-    """Return one empty pair of axes on a figure of its own, drawn without a screen."""
+def new_panels(num_panels: int = 1, width_in: float = 7.1, height_in: float = 3.4) -> list[Axes]:
+    """Return axes side by side on a figure of their own, drawn without a screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width_in, height_in), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure.add_subplot()
+    return list(figure.subplots(1, num_panels, squeeze=False)[0])
 
 
 def plot_energy_delay(curve: pd.DataFrame, energy: str, ax: Axes | None = None) -> Axes:
@@ -67,54 +68,101 @@ def plot_energy_delay(curve: pd.DataFrame, energy: str, ax: Axes | None = None) 
 
     Points at which some request breaks a limit are hollow; bands are 95 % intervals of the mean latency.
     """
-    ax = new_axes() if ax is None else ax
+    ax = new_panels()[0] if ax is None else ax
     drawn = curve[np.isfinite(curve["latency_s"]) & np.isfinite(curve[energy])]
-    colors, markers = cycle(COLORS), cycle(MARKERS)
-    dashes = cycle(DASHES)
-    for policy, points in drawn.groupby("policy", sort=False):
-        color, marker = next(colors), next(markers)
-        if len(points) == 1:
-            ax.plot(
-                points[energy], points["latency_s"], marker, color=color, label=str(policy), ms=7, mec="white", zorder=4
-            )
-            continue
-        dash = next(dashes)
-        kept, broken = points[points["violation_rate"] == 0], points[points["violation_rate"] > 0]
-        ax.plot(kept[energy], kept["latency_s"], linestyle=dash, marker=marker, ms=3.5, color=color, label=str(policy))
-        low, high = (kept["latency_s"] + sign * kept["latency_ci95_s"] for sign in (-1, 1))
-        ax.fill_between(kept[energy], low, high, color=color, alpha=0.15, linewidth=0)
-        ax.plot(broken[energy], broken["latency_s"], marker, ms=3.5, mfc="none", color=color)
+    groups = {str(policy): points for policy, points in drawn.groupby("policy", sort=False)}
+    swept = {name: points for name, points in groups.items() if len(points) > 1}
+    for i, (name, points) in enumerate(swept.items()):
+        _plot_swept(ax, name, points, energy, i, len(swept))
+    for i, (name, points) in enumerate((n, p) for n, p in groups.items() if n not in swept):
+        color, marker = COLORS[(i + len(swept)) % len(COLORS)], MARKERS[(i + 3) % len(MARKERS)]
+        ax.plot(
+            points[energy], points["latency_s"], marker, color=color, label=_shown(name), ms=6, mec="black", mew=0.5
+        )
     for axis, column in ((ax.xaxis, energy), (ax.yaxis, "latency_s")):
         _scale(axis, drawn[column].to_numpy(dtype=float))
-    ax.set_xlabel(f"{LABELS[energy]}, mean per request".replace(" [J], mean per request", ", mean per request [J]"))
+    ax.set_xlabel(LABELS[energy].replace(" [J]", ", mean per request [J]"))
     ax.set_ylabel("Latency, mean per request [s]")
     return ax
 
 
-def _scale(axis: object, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
-    """Choose a logarithmic axis where positive values span more than a factor of eight; write plain numbers on it."""
-    from matplotlib.axis import Axis
+def _plot_swept(ax: Axes, name: str, points: pd.DataFrame, energy: str, i: int, num_swept: int) -> None:
+    """Draw one swept policy; earlier ones are broader, so that equal curves stay visible below later ones."""
+    color, dash, marker = COLORS[i % len(COLORS)], DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
+    kept, broken = points[points["violation_rate"] == 0], points[points["violation_rate"] > 0]
+    width = 1.2 + 1.1 * (num_swept - 1 - i)
+    style = {"color": color, "marker": marker, "ms": 2.2 + width}
+    ax.plot(kept[energy], kept["latency_s"], linestyle=dash, lw=width, label=_shown(name), **style)  # type: ignore[arg-type]
+    low, high = (kept["latency_s"] + sign * kept["latency_ci95_s"] for sign in (-1, 1))
+    ax.fill_between(kept[energy], low, high, color=color, alpha=0.15, linewidth=0)
+    if len(broken):
+        label = None if len(kept) else f"{_shown(name)} (limit broken)"
+        ax.plot(broken[energy], broken["latency_s"], linestyle="", mfc="none", label=label, **style)  # type: ignore[arg-type]
+
+
+TIME_PARTS = {
+    "uplink_s": ("uplink", "#000000", ""),
+    "edge_s": ("edge", "#0072B2", "//"),
+    "downlink_s": ("downlink", "#E69F00", ""),
+    "device_s": ("device", "#56B4E9", ".."),
+}
+"""Parts of the latency in their order, with name, colour and hatch."""
+
+
+def plot_time_parts(records: pd.DataFrame, policy: str, ax: Axes | None = None) -> Axes:
+    """Draw where the time of a swept policy goes: mean uplink, edge, downlink and device time over the limit."""
+    ax = new_panels()[0] if ax is None else ax
+    chosen = records[(records["policy"] == policy) & np.isfinite(records["limit"]) & np.isfinite(records["latency_s"])]
+    means = chosen.groupby("limit")[list(TIME_PARTS)].mean()
+    is_seen = [part for part in TIME_PARTS if means[part].max() > 0.01 * means.sum(axis=1).max()]
+    if len(means):
+        layers = ax.stackplot(
+            means.index,
+            means[is_seen].to_numpy().T,
+            step="mid",
+            labels=[TIME_PARTS[p][0] for p in is_seen],
+        )
+        for layer, part in zip(layers, is_seen, strict=True):
+            _, color, hatch = TIME_PARTS[part]
+            layer.set(facecolor=color, hatch=hatch, edgecolor="white", linewidth=0.0)
+    quantity = str(chosen["limit_quantity"].iloc[0]) if len(chosen) else ""
+    ax.set_xlabel(f"Limit on {LABELS.get(quantity, quantity)[0].lower() + LABELS.get(quantity, quantity)[1:]}")
+    ax.set_ylabel(f"Mean time of the {_shown(policy)} policy [s]")
+    _scale(ax.xaxis, means.index.to_numpy(dtype=float))
+    ax.set_ylim(0, 1.15 * means.sum(axis=1).max() if len(means) else 1.0)
+    ax.legend(loc="upper right", ncols=4, columnspacing=1.0, frameon=True, framealpha=0.85, edgecolor="none")
+    return ax
+
+
+def _shown(name: str) -> str:
+    """Return a policy's name for a legend."""
+    return name.replace("_", " ")
+
+
+def _scale(axis: Axis, values: FloatArray) -> None:
+    """Choose a logarithmic axis where positive values span more than a factor of five; write plain numbers on it."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    assert isinstance(axis, Axis)
-    if len(values) and values.min() > 0 and values.max() / values.min() > 8:
-        axis._set_axes_scale("log")  # type: ignore[attr-defined]
+    if len(values) and values.min() > 0 and values.max() / values.min() > 5:
+        (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_minor_formatter(NullFormatter())
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
-def outside_legend(ax: Axes, title: str = "") -> None:
-    """Put the legend to the right of the axes, where it covers no data."""
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0.0, title=title or None, alignment="left")
+def legend_below(ax: Axes, num_columns: int = 4) -> None:
+    """Put the legend of `ax` below all panels, where it covers no data."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=num_columns)
 
 
 def stamp(ax: Axes, note: str) -> None:
-    """Write the provenance note into the lower right corner, below the axes."""
+    """Write the provenance note into the upper right corner, above the axes."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    figure.get_layout_engine().set(rect=(0, 0.045, 1, 0.955))  # type: ignore[union-attr,call-arg]
-    figure.text(0.995, 0.008, note, ha="right", va="bottom", fontsize=6.5, color="0.35")
+    figure.get_layout_engine().set(rect=(0, 0, 1, 0.965))  # type: ignore[union-attr,call-arg]
+    figure.text(0.995, 0.995, note, ha="right", va="top", fontsize=7, color="0.35")
 
 
 def save_figure(ax: Axes, path: Path) -> list[Path]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+PIPE_WIDTH = 140
+"""Columns of a table that is not printed to a terminal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,7 @@ class Report:
         """Print tables and lines to stdout."""
         from rich.console import Console
 
-        console = Console(soft_wrap=False, width=None)
+        console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
         for table in self.tables:
             console.print(table)
         for line in self.lines:
@@ -62,6 +67,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def shown_path(path: Path) -> str:
+    """Return `path` relative to the working folder where it lies below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

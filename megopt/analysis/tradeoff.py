@@ -10,7 +10,7 @@ import numpy as np
 
 from megopt.analysis.rollout import rollout, summarise
 from megopt.arrays import FloatArray
-from megopt.errors import ConfigError, SchemeError
+from megopt.errors import ConfigError, NotOfferedError
 from megopt.policies.base import Policy
 from megopt.problem import Problem, affine_cost
 from megopt.schemes.action_table import ActionTable
@@ -41,10 +41,10 @@ class Sweep:
 
     def __post_init__(self) -> None:
         if self.num_points < 2:
-            message = f"sweep.num_points = {self.num_points}; expected at least 2"
+            message = f"problem.sweep.num_points = {self.num_points}; expected at least 2"
             raise ConfigError(message)
         if any(not value > 0 for value in self.values):
-            message = f"sweep.values = {list(self.values)}; expected numbers above 0"
+            message = f"problem.sweep.limits = {list(self.values)}; expected numbers above 0"
             raise ConfigError(message)
 
     def limits(self, table: ActionTable, link: LinkState, problem: Problem) -> FloatArray:
@@ -53,7 +53,10 @@ class Sweep:
             return np.sort(np.asarray(self.values, dtype=np.float64))
         cost = affine_cost(table, link, problem, self.quantity)
         at_worst = cost.at(_quantile(link.downlink_s_per_bit, 1.0), _quantile(link.uplink_s_per_bit, 1.0))
-        reachable = at_worst[np.isfinite(at_worst)]
+        reachable = at_worst[np.isfinite(at_worst) & (at_worst > 0)]
+        if not len(reachable):
+            message = f"{self.quantity} is 0 for every row; sweep another quantity, or name problem.sweep.limits"
+            raise ConfigError(message)
         low, high = float(reachable.min()), float(reachable.max())
         return np.geomspace(low * 1.0001, max(high * 1.02, low * 1.1), self.num_points)
 
@@ -108,13 +111,13 @@ def tradeoff(
     for name, factory in policies.items():
         try:
             runs = [(p, factory(table=table, problem=p)) for p in (problems if _adapts(factory) else [problem])]
-        except SchemeError as error:
-            notes.append(f"left out: {error}")
+        except NotOfferedError as error:
+            notes.append(f"policy {name} left out: {error}")
             continue
         parts += [rollout(policy, name, table, link, p, sweep.quantity) for p, policy in runs]
     if not parts:
         message = f"no policy fits profile {table.profile}: {'; '.join(notes)}"
-        raise SchemeError(message)
+        raise NotOfferedError(message)
     records = pd.concat(parts, ignore_index=True)
     solutions = [exhaustive.solve(table, link, p) for p in problems]
     return Tradeoff(records=records, curve=summarise(records), solutions=solutions, limits=limits, notes=notes)

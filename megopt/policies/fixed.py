@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from megopt.arrays import BoolArray, IntArray
-from megopt.errors import SchemeError
+from megopt.errors import NotOfferedError
 from megopt.policies.base import Observation
 from megopt.problem import Problem
 from megopt.schemes.action_table import ActionTable
@@ -35,8 +35,8 @@ class Fixed:
         if not self._matches().any():
             labels = [str(text) for text in self.table.label[self.table.scheme == self.scheme][:4]]
             have = f"it begins with {'; '.join(labels)}" if labels else "that scheme is not in the table"
-            message = f"policy fixed: profile {self.table.profile} has no row {self.scheme}: {self.label}; {have}"
-            raise SchemeError(message)
+            message = f"profile {self.table.profile} has no row {self.scheme}: {self.label}; {have}"
+            raise NotOfferedError(message)
 
     def _matches(self) -> BoolArray:
         is_scheme = np.asarray(self.table.scheme == self.scheme)

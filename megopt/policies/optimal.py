@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from megopt.arrays import IntArray
-from megopt.errors import SchemeError
+from megopt.errors import NotOfferedError
 from megopt.policies.base import Observation
 from megopt.problem import Problem, ceilings, costs, evaluate
 from megopt.schemes.action_table import ActionTable
@@ -36,8 +36,8 @@ class Optimal:
 
     def __post_init__(self) -> None:
         if not len(self._candidates()):
-            message = f"policy optimal: profile {self.table.profile} has no rows of scheme {self.scheme!r}"
-            raise SchemeError(message)
+            message = f"profile {self.table.profile} has no rows of scheme {self.scheme!r}"
+            raise NotOfferedError(message)
 
     def _candidates(self) -> IntArray:
         """Return the rows to choose from, shape (num_candidates,)."""

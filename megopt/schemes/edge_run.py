@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megopt.errors import SchemeError
+from megopt.errors import NotOfferedError
 from megopt.tables.profile import Cost, join_kinds
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def edge_full_runs(profile: Profile, num_steps: tuple[int, ...]) -> list[tuple[f
     A profile that only times whole generations has one run, of unknown count (NaN).
 
     Raises:
-        SchemeError: if the profile times neither.
+        NotOfferedError: if the profile times neither.
         OutOfTableError: if a step count lies outside the tables.
     """
     if profile.has("edge", "denoise_step"):
@@ -83,4 +83,4 @@ def edge_full_runs(profile: Profile, num_steps: tuple[int, ...]) -> list[tuple[f
     message = (
         f"profile {profile.name} times neither edge denoise_step nor edge whole_generation; add one to compute.csv"
     )
-    raise SchemeError(message)
+    raise NotOfferedError(message)

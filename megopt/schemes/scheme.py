@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from megopt.arrays import FloatArray
-from megopt.errors import SchemeError
+from megopt.errors import NotOfferedError, SchemeError
 from megopt.schemes.action_table import ActionTable, Knob, concat
 from megopt.system.outcome import Work
 from megopt.tables.schema import METRICS
@@ -28,21 +28,22 @@ class Scheme(Protocol):
         """Return one row per configuration that `profile` can carry.
 
         Raises:
-            SchemeError: if the profile lacks a component that the scheme needs.
+            NotOfferedError: if the profile lacks a component that the scheme needs.
+            SchemeError: if a knob has a value that it cannot have.
             OutOfTableError: if a knob asks for a point outside the measured tables.
         """
         ...
 
 
 def require(profile: Profile, scheme: str, *parts: tuple[str, str]) -> None:
-    """Raise `SchemeError` unless the profile times every (side, component) of `parts`."""
+    """Raise `NotOfferedError` unless the profile times every (side, component) of `parts`."""
     missing = [f"{side} {component}" for side, component in parts if not profile.has(side, component)]  # type: ignore[arg-type]
     if missing:
         message = (
             f"scheme {scheme}: profile {profile.name} has no row for {', '.join(missing)}; "
             "choose another profile or scheme (`megopt info`)"
         )
-        raise SchemeError(message)
+        raise NotOfferedError(message)
 
 
 def table(
@@ -102,7 +103,7 @@ def compile_all(schemes: list[Scheme], profile: Profile) -> tuple[ActionTable, l
     for scheme in schemes:
         try:
             tables.append(scheme.compile(profile))
-        except SchemeError as error:
+        except NotOfferedError as error:
             notes.append(str(error))
     if not tables:
         message = "; ".join(notes) or "no scheme was named; choose with scheme=[conventional,step_split]"

@@ -54,7 +54,7 @@ def uplink_ratio(link: LinkState) -> float | None:
         The ratio [1], constant to 1e-12 relative; None where it varies or where no state carries data.
     """
     is_dead = np.isinf(link.downlink_s_per_bit) & np.isinf(link.uplink_s_per_bit)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (link.uplink_s_per_bit / link.downlink_s_per_bit)[~is_dead]
     if ratio.size == 0 or not np.all(np.isfinite(ratio)) or np.any(ratio == 0.0):
         return None
