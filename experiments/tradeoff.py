@@ -9,10 +9,18 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from megopt.analysis import plots
+from megopt.analysis.continuous_region_split import with_closed_form
 from megopt.analysis.records import write_atomically, write_records
 from megopt.analysis.report import Report, shown_path
 from megopt.analysis.tradeoff import Sweep, Tradeoff, tradeoff
-from megopt.analysis.tradeoff_report import complaints, curve_table, headline, solver_table, summary
+from megopt.analysis.tradeoff_report import (
+    closed_form_tables,
+    complaints,
+    curve_table,
+    headline,
+    solver_table,
+    summary,
+)
 from megopt.errors import ConfigError
 from megopt.problem import Limit, Problem
 from megopt.schemes.action_table import ActionTable
@@ -25,16 +33,18 @@ from megopt.tables.profile import Profile
 def run(config: DictConfig, output_dir: Path) -> Report:
     """Return the report of one trade-off; writes records.parquet, curve.csv, actions.csv and the figure."""
     profile: Profile = instantiate(config.profile)
-    table, notes = compile_all(list(instantiate(config.scheme, _convert_="all").values()), profile)
+    schemes = list(instantiate(config.scheme, _convert_="all").values())
+    table, notes = compile_all(schemes, profile)
     link = fading_trace(config)
     problem, sweep = problem_of(config.problem, profile, table)
     found = tradeoff(table, link, problem, sweep, dict(instantiate(config.policy)))
+    found, closed_form = with_closed_form(found, profile, schemes, link)
     files = write(found, table, profile, sweep, output_dir)
     nearest = exhaustive.nearest_feasible_limit(table, link, problem.with_limit(sweep.quantity, float(found.limits[0])))
     return Report(
-        summary=summary(found, profile, sweep, nearest, files),
+        summary={**summary(found, profile, sweep, nearest, files), "closed_form": closed_form},
         headline=headline(found, sweep),
-        tables=[curve_table(found, sweep), solver_table(found, sweep)],
+        tables=[curve_table(found, sweep), solver_table(found, sweep), *closed_form_tables(closed_form)],
         lines=[*(f"note: {note}" for note in [*notes, *found.notes]), *(f"wrote {shown_path(path)}" for path in files)],
         complaints=complaints(found, nearest),
         exit_code=2 if complaints(found, nearest) else 0,

@@ -90,7 +90,7 @@ def _plot_swept(ax: Axes, name: str, points: pd.DataFrame, energy: str, i: int, 
     """Draw one swept policy; earlier ones are broader, so that equal curves stay visible below later ones."""
     color, dash, marker = COLORS[i % len(COLORS)], DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
     kept, broken = points[points["violation_rate"] == 0], points[points["violation_rate"] > 0]
-    width = 1.2 + 1.1 * (num_swept - 1 - i)
+    width = 1.2 + 0.8 * (num_swept - 1 - i)
     style = {"color": color, "marker": marker, "ms": 2.2 + width}
     ax.plot(kept[energy], kept["latency_s"], linestyle=dash, lw=width, label=_shown(name), **style)  # type: ignore[arg-type]
     low, high = (kept["latency_s"] + sign * kept["latency_ci95_s"] for sign in (-1, 1))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from megopt.analysis.records import RECORD
 from megopt.policies.base import Observation, Policy
 from megopt.problem import Problem, evaluate, objective, violations
 from megopt.schemes.action_table import ActionTable
 from megopt.system.link import LinkState
+from megopt.system.outcome import Outcome
 from megopt.units import db_from_linear
 
 if TYPE_CHECKING:
@@ -29,34 +33,38 @@ def rollout(
         problem: objective and limits against which the outcome is scored.
         limit_quantity: the limit that a sweep varies; its bound goes into the column `limit`.
     """
+    rows = policy.act(Observation(link=link))
+    chosen = {"scheme": table.scheme[rows], "label": table.label[rows], "row": rows, "kind": table.kind[rows]}
+    result = evaluate(table, rows, link, problem.metric)
+    return records_of(result, link, problem, limit_quantity, {"profile": table.profile, "policy": name, **chosen})
+
+
+def records_of(
+    result: Outcome, link: LinkState, problem: Problem, limit_quantity: str, names: Mapping[str, object]
+) -> pd.DataFrame:
+    """Return one record per request of an outcome, scored against `problem`.
+
+    Args:
+        result: outcome of the requests, fields of shape (num_requests,).
+        link: the link of every request.
+        problem: objective and limits against which the outcome is scored.
+        limit_quantity: the limit that a sweep varies; its bound goes into the column `limit`.
+        names: the columns profile, policy, scheme, label, row and kind: values or arrays of shape (num_requests,).
+    """
     import pandas as pd
 
-    rows = policy.act(Observation(link=link))
-    result = evaluate(table, rows, link, problem.metric)
     bounds = [limit.bound for limit in problem.limits if limit.quantity == limit_quantity]
     columns = {
-        "profile": table.profile,
-        "policy": name,
+        **names,
         "limit_quantity": limit_quantity,
         "limit": bounds[0] if bounds else np.inf,
-        "request": np.arange(len(rows)),
+        "request": np.arange(len(result.latency_s)),
         "snr_db": db_from_linear(link.snr),
-        "scheme": table.scheme[rows],
-        "label": table.label[rows],
-        "row": rows,
-        **{
-            column: getattr(result, column)
-            for column in ("latency_s", "edge_s", "device_s", "downlink_s", "uplink_s", "energy_j")
-        },
-        "edge_energy_j": result.edge_energy_j,
-        "device_energy_j": result.device_energy_j,
-        "payload_bits": result.payload_bits,
-        "quality": result.quality,
+        **{field.name: getattr(result, field.name) for field in fields(result)},
         "objective": objective(result, problem),
         "violation": np.max(violations(result, problem), axis=-1, initial=0.0),
-        "kind": table.kind[rows],
     }
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns)[[column.name for column in RECORD]]
 
 
 def summarise(records: pd.DataFrame) -> pd.DataFrame:

@@ -76,6 +76,7 @@ class Tradeoff:
         curve: one row per policy and limit, see `rollout.summarise`.
         solutions: the exact optimum over all rows at each limit.
         limits: swept limits, shape (num_limits,).
+        problems: the problem at each limit.
         notes: what was left out and why.
     """
 
@@ -83,6 +84,7 @@ class Tradeoff:
     curve: pd.DataFrame
     solutions: Sequence[Solution]
     limits: FloatArray
+    problems: Sequence[Problem]
     notes: Sequence[str]
 
     @property
@@ -120,7 +122,9 @@ def tradeoff(
         raise NotOfferedError(message)
     records = pd.concat(parts, ignore_index=True)
     solutions = [exhaustive.solve(table, link, p) for p in problems]
-    return Tradeoff(records=records, curve=summarise(records), solutions=solutions, limits=limits, notes=notes)
+    return Tradeoff(
+        records=records, curve=summarise(records), solutions=solutions, limits=limits, problems=problems, notes=notes
+    )
 
 
 def _adapts(factory: PolicyFactory) -> bool:

@@ -75,6 +75,16 @@ def solver_table(found: Tradeoff, sweep: Sweep) -> Table:
     return rich_table("optimum over all schemes", header, rows)
 
 
+def closed_form_tables(facts: dict[str, float]) -> list[Table]:
+    """Return the certificate of the region split's closed form as a table; none where it does not apply."""
+    rows = [[name.replace("_", " "), f"{value:.2e}"] for name, value in facts.items()]
+    return (
+        [rich_table("closed form of region split, ratio and power continuous", ["fact", "value"], rows)]
+        if facts
+        else []
+    )
+
+
 def summary(found: Tradeoff, profile: Profile, sweep: Sweep, nearest: str, files: Sequence[Path]) -> dict[str, Any]:
     """Return the JSON object of the run."""
     optimal = found.curve[np.isfinite(found.curve["limit"])]

@@ -172,7 +172,9 @@ def choose(costs: RowCosts, down: FloatArray, up: FloatArray, chunk_states: int 
 
 def _screened(costs: RowCosts, down: FloatArray, up: FloatArray, chunk_states: int) -> tuple[IntArray, BoolArray]:
     """Return the best row of each state under widened limits and whether no other row comes near it."""
-    rows, is_sure = np.empty(len(down), dtype=np.int64), np.ones(len(down), dtype=np.bool_)
+    rows, is_sure = np.full(len(down), NOWHERE, dtype=np.int64), np.ones(len(down), dtype=np.bool_)
+    if not np.any(np.isfinite(costs.objective.constant)):
+        return rows, is_sure
     # Overflow to inf is meant. Rows shorter than the ufunc buffer would be copied through it, at twice the time.
     with np.errstate(all="ignore"):
         np.setbufsize(16)

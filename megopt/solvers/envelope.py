@@ -20,6 +20,8 @@ UNSURE = -2
 TOLERANCE = 1e-9
 """Relative distance below which two numbers count as one; float64 errs by less than 1e-14 in a cost."""
 
+_UNDERFLOW = 1e-300
+"""Absolute distance below which two numbers count as one."""
 _BUCKET_SHIFT = 43
 """Bits dropped from a float64 to number its bucket: 512 buckets per octave."""
 _MANY_STATES = 1 << 13
@@ -85,7 +87,7 @@ def reach(constant: FloatArray, slope: FloatArray, ceiling: float) -> tuple[Floa
     if np.isinf(ceiling):
         always = np.where(constant + slope <= ceiling, np.inf, -np.inf)
         return always, always
-    blur = TOLERANCE * (np.abs(constant) + abs(ceiling))
+    blur = TOLERANCE * (np.abs(constant) + abs(ceiling)) + _UNDERFLOW
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         surely = (ceiling - constant - blur) / slope * (1.0 - TOLERANCE)
         possibly = (ceiling - constant + blur) / slope * (1.0 + TOLERANCE)
@@ -181,7 +183,8 @@ class _Lines:
         """Return where line `best`, the lowest at u, expires or is crossed by a flatter line that surely reaches it."""
         flatter = np.flatnonzero(self.slope < self.slope[best])
         crossing = (self.constant[flatter] - self.constant[best]) / (self.slope[best] - self.slope[flatter])
-        crossing = np.maximum(crossing, u)[self.surely[flatter] > crossing]
+        # A crossing at u itself is past: without the strict sign, rounding could hold the walk at u for ever.
+        crossing = crossing[(self.surely[flatter] > crossing) & (crossing > u)]
         return float(min(self.surely[best], np.min(crossing, initial=np.inf)))
 
     def certified(self, best: int, start: float, stop: float) -> list[tuple[float, int]]:
@@ -190,7 +193,7 @@ class _Lines:
         Line r is near where g + h u <= 0, with g and h the differences to `best`, less the tolerance: a half-line, cut
         off where r no longer possibly keeps its limits. An equal line of a higher row loses every tie and is not near.
         """
-        g = self.constant - self.constant[best] - TOLERANCE * (self.constant + self.constant[best])
+        g = self.constant - self.constant[best] - TOLERANCE * (self.constant + self.constant[best]) - _UNDERFLOW
         h = self.slope - self.slope[best] - TOLERANCE * (self.slope + self.slope[best])
         is_equal = (self.constant == self.constant[best]) & (self.slope == self.slope[best])
         is_rival = ~(is_equal & (self.rows >= self.rows[best]))
