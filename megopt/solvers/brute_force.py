@@ -163,8 +163,9 @@ def choose(costs: RowCosts, down: FloatArray, up: FloatArray, chunk_states: int 
     chunk_states = chunk_states or max(1, _SCREEN_TILE // len(costs.objective.constant))
     rows, is_sure = _screened(costs, down, up, chunk_states)
     for tile in tiles(len(down), _CHECKED_AT_ONCE):
-        _, is_usable = costs.take(rows[tile]).usable(down[tile], up[tile])  # NOWHERE takes the last row, not asked for
-        is_sure[tile] &= is_usable | (rows[tile] == NOWHERE)
+        for cost, most in zip(costs.limits, costs.ceilings, strict=True):
+            is_kept = _taken(cost, rows[tile]).at(down[tile], up[tile]) <= most
+            is_sure[tile] &= is_kept | (rows[tile] == NOWHERE)  # NOWHERE takes the last row, whatever it says
     doubtful = np.flatnonzero(~is_sure)
     rows[doubtful] = choose_exactly(costs, down[doubtful], up[doubtful])
     return rows

@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
-from megopt.solvers.brute_force import NOWHERE
+from megopt.solvers.brute_force import NOWHERE, tiles
+from megopt.system.outcome import AffineCost
 
 UNSURE = -2
 """Row number of a state that has to be evaluated in full."""
@@ -24,8 +25,10 @@ _UNDERFLOW = 1e-300
 """Absolute distance below which two numbers count as one."""
 _BUCKET_SHIFT = 43
 """Bits dropped from a float64 to number its bucket: 512 buckets per octave."""
+_MIXED = -3
+"""Entry of a bucket that holds an edge."""
 _MANY_STATES = 1 << 13
-"""From so many states on a table of buckets pays."""
+"""From so many states on a table of buckets pays; so many are looked up at once."""
 _WIDEST_TABLE = 2.0**64
 """Largest ratio of the last edge to the first for which such a table is made."""
 
@@ -52,27 +55,25 @@ class Envelope:
         """Return the row at each u >= 0 [s/bit], shape (num_states,)."""
         ends = self.edges[np.isfinite(self.edges)]
         if len(u) < _MANY_STATES or not ends.size or ends[0] <= 0.0 or ends[-1] / ends[0] > _WIDEST_TABLE:
-            return self.rows[np.searchsorted(self.edges, u)]
-        return self._looked_up(np.clip(u, ends[0] / 2.0, ends[-1] * 2.0))
+            return np.asarray(self.rows[np.searchsorted(self.edges, u)])
+        return self._looked_up(u, ends)
 
-    def _looked_up(self, u: FloatArray) -> IntArray:
+    def _looked_up(self, u: FloatArray, ends: FloatArray) -> IntArray:
         """Return the rows by a table over the leading bits of u, which grow with u; sooner than by binary search."""
-        first, last = _bucket(np.array([u.min(), u.max()]))
+        first, last = _bucket(np.array([ends[0] / 2.0, ends[-1] * 2.0]))
         starts = (np.arange(first, last + 2) << _BUCKET_SHIFT).view(np.float64)
         piece = np.searchsorted(self.edges, starts)
         table = np.where(piece[1:] == piece[:-1], self.rows[piece[:-1]], _MIXED)
-        rows: IntArray = table[_bucket(u) - first]
+        rows = np.empty(len(u), dtype=np.int64)
+        for tile in tiles(len(u), _MANY_STATES):
+            np.take(table, _bucket(u[tile]) - first, mode="clip", out=rows[tile])
         mixed = np.flatnonzero(rows == _MIXED)
         rows[mixed] = self.rows[np.searchsorted(self.edges, u[mixed])]
         return rows
 
 
-_MIXED = -3
-"""Entry of a bucket that holds an edge."""
-
-
 def _bucket(u: FloatArray) -> IntArray:
-    """Return the bucket number of each u > 0: its sign, exponent and leading mantissa bits as an integer."""
+    """Return the bucket number of each u >= 0: its exponent and leading mantissa bits as an integer."""
     return np.asarray(u.view(np.int64) >> _BUCKET_SHIFT)
 
 
@@ -123,24 +124,27 @@ def _records(rows: IntArray, ends: FloatArray) -> Envelope:
     return Envelope(edges=ends[is_record], rows=np.append(rows[is_record], NOWHERE))
 
 
-def segments(constant: FloatArray, slope: FloatArray, surely: FloatArray, possibly: FloatArray, end: float) -> Envelope:
-    """Return the envelope of the lines constant + slope u on [0, end], found by walking from piece to piece.
+def segments(objective: AffineCost, ratio: float, surely: FloatArray, possibly: FloatArray, end: float) -> Envelope:
+    """Return the envelope of affine objectives with u_up = ratio u on [0, end], found by walking from piece to piece.
 
     On a piece one row is best among the rows that surely keep the limits; the piece ends where that row stops keeping
     them or where a flatter line crosses it. Beyond `end` the rows that reach further are `UNSURE`.
 
     Args:
-        constant: objective at u = 0, >= 0, shape (num_rows,); rows that are not finite never answer.
-        slope: growth with u, >= 0, shape (num_rows,).
+        objective: constants and slopes >= 0, shape (num_rows,); rows that are not finite never answer.
+        ratio: uplink time over downlink time [1].
         surely: up to which u a row surely keeps the limits, shape (num_rows,).
         possibly: up to which u it possibly does, shape (num_rows,).
         end: largest finite u that will be asked for.
     """
-    rows = np.flatnonzero(np.isfinite(constant) & np.isfinite(slope) & (possibly >= 0.0))
+    slope = objective.per_downlink + ratio * objective.per_uplink
+    rows = np.flatnonzero(np.isfinite(objective.constant) & np.isfinite(slope) & (possibly >= 0.0))
     lines = _Lines(
         rows=rows,
-        constant=constant[rows],
+        constant=objective.constant[rows],
         slope=slope[rows],
+        per_uplink=objective.per_uplink[rows],
+        per_downlink=objective.per_downlink[rows],
         surely=np.minimum(surely[rows], end),
         possibly=np.minimum(possibly[rows], end),
     )
@@ -164,6 +168,8 @@ class _Lines:
     rows: IntArray
     constant: FloatArray
     slope: FloatArray
+    per_downlink: FloatArray
+    per_uplink: FloatArray
     surely: FloatArray
     possibly: FloatArray
 
@@ -195,8 +201,10 @@ class _Lines:
         """
         g = self.constant - self.constant[best] - TOLERANCE * (self.constant + self.constant[best]) - _UNDERFLOW
         h = self.slope - self.slope[best] - TOLERANCE * (self.slope + self.slope[best])
-        is_equal = (self.constant == self.constant[best]) & (self.slope == self.slope[best])
-        is_rival = ~(is_equal & (self.rows >= self.rows[best]))
+        is_later = self.rows >= self.rows[best]
+        for coefficient in (self.constant, self.per_downlink, self.per_uplink):  # equal slopes may round apart by u_up
+            is_later &= coefficient == coefficient[best]
+        is_rival = ~is_later
         last = np.minimum(self.possibly, stop)
         is_near_start, is_near_last = is_rival & (g + h * start <= 0.0), is_rival & (g + h * last <= 0.0)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -60,7 +60,7 @@ def cone_program_latency_s(
         ConfigError: outside those ranges.
         ProblemError: if the solver does not converge.
     """
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     require_within("cone program", 0.0, np.inf, energy_limit_j=energy_limit_j)
     require_within("cone program", 0.0, np.finfo(float).max, downlink_s_per_bit=downlink_s_per_bit)
