@@ -1,4 +1,4 @@
-"""The per-request optimum: known answers, the envelope against the brute force, and what is said when nothing is feasible."""
+"""The per-request optimum: known answers, the envelope against the brute force, and words for infeasible problems."""
 
 from __future__ import annotations
 
@@ -144,6 +144,8 @@ def test_unmeasured_costs_are_infeasible() -> None:
     assert assert_both_paths_agree(table, link, Problem(objective="energy_j")).rows.tolist() == [2]
     problem = Problem(objective="quality", metric="ssim", limits=limits_of(energy_j=10.0))
     assert assert_both_paths_agree(table, link, problem).rows.tolist() == [2]
+    only_unmeasured_sends = table_of(edge_energy_j=[1.0, 0.5, NAN], downlink_bits=[0.0, 0.0, 1.0])
+    assert assert_both_paths_agree(only_unmeasured_sends, link, Problem(objective="energy_j")).rows.tolist() == [1]
 
 
 def test_status_and_empty_states() -> None:
@@ -156,7 +158,7 @@ def test_status_and_empty_states() -> None:
 
 # Small grids provoke ties, limits hit exactly and lines that cross in a state; the factors near 1 provoke near-ties.
 GRID = st.sampled_from([0.0, 0.0, 1.0, 2.0, 3.0, 0.1, 0.3, 0.1 + 0.2, 1.0 + 2.0**-52, 1.0 - 2.0**-53, 7.7])
-TIMES = st.one_of(st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 10.0, INF]), st.floats(0.0, 4.0))
+TIMES = st.one_of(st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0, 2.0, 10.0, INF]), st.floats(1e-9, 4.0))
 PROBLEMS = st.builds(
     lambda objective, limits: Problem(
         objective=objective, metric="ssim", limits=tuple(Limit(quantity=q, bound=b) for q, b in limits.items())
@@ -192,7 +194,10 @@ def with_breakpoints(table: ActionTable, link: LinkState, problem: Problem) -> L
     """Return states at the exact link times where a row meets a limit or two objectives cross, and next to them."""
     row_costs = RowCosts.of(table, link, problem)
     line = row_costs.objective
-    pairs = [(most - cost.constant, cost.per_downlink) for cost, most in zip(row_costs.limits, row_costs.ceilings)]
+    pairs = [
+        (most - cost.constant, cost.per_downlink)
+        for cost, most in zip(row_costs.limits, row_costs.ceilings, strict=True)
+    ]
     pairs += [((line.constant - one).ravel(), (other - line.per_downlink).ravel())
               for one, other in zip(line.constant, line.per_downlink, strict=True)]  # fmt: skip
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -239,8 +244,7 @@ def test_paths_agree_on_large_random_instances(seed: int, uplink_ratio: float | 
     link = link_of(down, None if uplink_ratio is None else uplink_ratio * down)
     limits = limits_of(latency_s=2.0, energy_j=150.0)
     for goal in ("quality", "latency_s", "energy_j"):
-        solution = assert_both_paths_agree(table, link, Problem(objective=goal, metric="ssim", limits=limits))
-        assert len(np.unique(solution.rows)) > 3
+        assert_both_paths_agree(table, link, Problem(objective=goal, metric="ssim", limits=limits))
 
 
 def test_screen_returns_the_rows_of_the_plain_evaluation() -> None:

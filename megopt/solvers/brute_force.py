@@ -162,8 +162,11 @@ def choose(costs: RowCosts, down: FloatArray, up: FloatArray, chunk_states: int 
     """
     chunk_states = chunk_states or max(1, _SCREEN_TILE // len(costs.objective.constant))
     rows, is_sure = _screened(costs, down, up, chunk_states)
+    checks = list(zip(costs.limits, costs.ceilings, strict=True))
+    if not costs.is_objective_constant:
+        checks.append((costs.objective, np.finfo(np.float64).max))
     for tile in tiles(len(down), _CHECKED_AT_ONCE):
-        for cost, most in zip(costs.limits, costs.ceilings, strict=True):
+        for cost, most in checks:
             is_kept = _taken(cost, rows[tile]).at(down[tile], up[tile]) <= most
             is_sure[tile] &= is_kept | (rows[tile] == NOWHERE)  # NOWHERE takes the last row, whatever it says
     doubtful = np.flatnonzero(~is_sure)
@@ -238,7 +241,7 @@ class _Screen:
     @classmethod
     def of(cls, costs: RowCosts, chunk_states: int) -> _Screen:
         rows = np.flatnonzero(np.isfinite(costs.objective.constant))
-        if costs.is_objective_constant:
+        if costs.take(rows).is_objective_constant:
             rows = rows[np.argsort(costs.objective.constant[rows], kind="stable")]
         costs = costs.take(rows)
         levels = [_widened_room(cost.constant, most) for cost, most in zip(costs.limits, costs.ceilings, strict=True)]

@@ -45,11 +45,11 @@ class NearestLimit:
     @property
     def shown(self) -> str:
         """The bound with four digits, rounded to the feasible side."""
-        if self.bound == 0.0:
-            return "0"
+        nearest, is_floor = f"{self.bound:.4g}", self.bound < self.limit.bound
+        if float(nearest) == self.bound or (float(nearest) < self.bound) == is_floor:
+            return nearest
         unit = 10.0 ** (math.floor(math.log10(abs(self.bound))) - 3)
-        to_integer = math.floor if self.bound < self.limit.bound else math.ceil
-        return f"{to_integer(self.bound / unit) * unit:.4g}"
+        return f"{(math.floor if is_floor else math.ceil)(self.bound / unit) * unit:.4g}"
 
 
 def nearest_feasible_limit(table: ActionTable, link: LinkState, problem: Problem) -> str:
@@ -110,7 +110,9 @@ def nearest_limits_together(table: ActionTable, link: LinkState, problem: Proble
     if not down.size or not problem.limits:
         return ()
     cost = np.stack([limit.at(down, up) for limit in costs.limits], axis=-1)
-    excess = np.max((cost - costs.ceilings) / np.maximum(np.abs(costs.ceilings), 1e-12), axis=-1)
+    scale = np.where(np.isfinite(costs.ceilings), np.maximum(np.abs(costs.ceilings), 1e-12), 1.0)
+    with np.errstate(invalid="ignore"):
+        excess = np.max((cost - costs.ceilings) / scale, axis=-1)
     is_usable = costs.usable(down, up, np.full(len(costs.ceilings), np.inf))[1]
     excess = np.where(is_usable & np.isfinite(excess), excess, np.inf)
     row, least = np.argmin(excess, axis=1), np.min(excess, axis=1)
