@@ -1,7 +1,84 @@
 """megopt: optimisation and simulation for Mobile Edge Generation (MEG).
 
 An edge server and a phone make an image together with a diffusion model; megopt decides how they share the work.
-Importing this package loads nothing heavy: every room is imported by its own name (``from megopt.tables import ...``).
+Importing this package loads nothing heavy: the names below are looked up in their rooms when they are first used.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from megopt.problem import Limit, Problem, evaluate
+    from megopt.schemes.action_table import ActionTable
+    from megopt.schemes.conventional import Conventional
+    from megopt.schemes.region_split import RegionSplit
+    from megopt.schemes.scheme import compile_all
+    from megopt.schemes.step_split import StepSplit
+    from megopt.solvers.exhaustive import solve
+    from megopt.solvers.solution import Solution, Status
+    from megopt.system.channel import GaussMarkov, LogDistance, Rayleigh, Rician, Static, Trace, UrbanMacro, UrbanMicro
+    from megopt.system.link import Link
+    from megopt.system.outcome import Outcome
+    from megopt.tables.profile import Profile, load_profile
+
+_ROOMS = {
+    "megopt.problem": ("Limit", "Problem", "evaluate"),
+    "megopt.schemes.action_table": ("ActionTable",),
+    "megopt.schemes.conventional": ("Conventional",),
+    "megopt.schemes.region_split": ("RegionSplit",),
+    "megopt.schemes.scheme": ("compile_all",),
+    "megopt.schemes.step_split": ("StepSplit",),
+    "megopt.solvers.exhaustive": ("solve",),
+    "megopt.solvers.solution": ("Solution", "Status"),
+    "megopt.system.channel": (
+        "GaussMarkov",
+        "LogDistance",
+        "Rayleigh",
+        "Rician",
+        "Static",
+        "Trace",
+        "UrbanMacro",
+        "UrbanMicro",
+    ),
+    "megopt.system.link": ("Link",),
+    "megopt.system.outcome": ("Outcome",),
+    "megopt.tables.profile": ("Profile", "load_profile"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "ActionTable",
+    "Conventional",
+    "GaussMarkov",
+    "Limit",
+    "Link",
+    "LogDistance",
+    "Outcome",
+    "Problem",
+    "Profile",
+    "Rayleigh",
+    "RegionSplit",
+    "Rician",
+    "Solution",
+    "Static",
+    "Status",
+    "StepSplit",
+    "Trace",
+    "UrbanMacro",
+    "UrbanMicro",
+    "compile_all",
+    "evaluate",
+    "load_profile",
+    "solve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        message = f"module 'megopt' has no attribute {name!r}; it offers {', '.join(__all__)}"
+        raise AttributeError(message)
+    return getattr(import_module(_ROOM_OF[name]), name)

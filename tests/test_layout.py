@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import megopt
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -45,7 +49,17 @@ def test_readme_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block, "README.md", "exec"), {})
     first, second = capsys.readouterr().out.strip().splitlines()
     assert first.startswith("optimal ")
-    assert float(second) <= 600.0
+    assert float(second.split()[0]) <= 600.0
+
+
+def test_the_package_offers_its_names_without_loading_them() -> None:
+    code = "import megopt, sys; print(sorted({m.split('.')[0] for m in sys.modules} & {'numpy', 'pandas', 'torch'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert set(megopt.__all__) == set(megopt._ROOM_OF)
+    assert all(getattr(megopt, name).__name__ == name for name in megopt.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'sove'"):
+        megopt.sove  # noqa: B018
 
 
 def test_readme_links_and_figures_exist() -> None:
