@@ -18,10 +18,12 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         message = f"images={config.images}: no such folder; expected bundled, or a folder of images"
         raise ConfigError(message)
     named = list(bundled_photographs() if config.images == "bundled" else photographs_in(Path(config.images)))
+    from pandas import isna as is_missing
+
     rows = measure_image_codecs([image for _, image in named], source="codecs")
     path = write_atomically(output_dir / "payload.csv", lambda target: rows.to_csv(target, index=False))
     cells = [
-        ["" if value is None or value != value else str(value) for value in row]
+        ["" if is_missing(value) else str(value) for value in row]
         for row in rows.astype(object).to_numpy()
     ]
     shapes = ", ".join(f"{name} {image.shape[1]}x{image.shape[0]}" for name, image in named)

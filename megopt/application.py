@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -21,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from megopt.analysis.records import write_atomically
 from megopt.analysis.report import Report
-from megopt.errors import MegoptError
+from megopt.errors import ConfigError, MegoptError
 
 INPUT_FAULT = 2
 """Exit code where the input is at fault, or no limit can be kept."""
@@ -51,10 +52,11 @@ def _task(config: DictConfig) -> None:
     try:
         report = run_config(verb, config, output_dir)
     except (MegoptError, HydraException, OmegaConfBaseException) as error:
-        if not is_single:
-            raise
-        _complain(_explain(error, verb))
-        raise SystemExit(INPUT_FAULT) from None
+        text = _explain(error, verb)
+        if is_single:
+            _complain(text)
+            raise SystemExit(INPUT_FAULT) from None
+        report = Report(summary={"status": "error", "error": text}, headline=f"error: {text}", exit_code=INPUT_FAULT)
     if not is_single or settings.output_subdir is not None:
         write_atomically(output_dir / REPORT_FILE, lambda path: path.write_text(report.as_json() + "\n"))
     if is_single:
@@ -66,7 +68,7 @@ def run_config(verb: str, config: DictConfig, output_dir: Path) -> Report:
     """Return the report of one verb on one composed configuration."""
     if config.output not in {"table", "json"}:
         message = f"output={config.output}: expected table or json"
-        raise MegoptError(message)
+        raise ConfigError(message)
     report: Report = importlib.import_module(f"megopt.experiments.{verb}").run(config, output_dir)
     return report
 
@@ -100,6 +102,7 @@ def _explain(error: BaseException, verb: str) -> str:
 
 
 def _unknown_key(key: str, verb: str) -> str:
+    GlobalHydra.instance().clear()
     with hydra.initialize_config_module(version_base="1.3", config_module="megopt.conf"):
         known = _leaf_keys(OmegaConf.to_container(hydra.compose(config_name=verb), resolve=False))
     near = difflib.get_close_matches(key, [*known, *{name.split(".")[0] for name in known}], n=1)
@@ -127,9 +130,13 @@ class MultirunSummary(Callback):
         summary = {"runs": [{"overrides": o, **run} for o, run in zip(overrides, runs, strict=True)]}
         if config.output == "json":
             sys.stdout.write(json.dumps(summary) + "\n")
-            return
-        lines = [f"{', '.join(o):<40} {run.get('headline', '')}" for o, run in zip(overrides, runs, strict=True)]
-        sys.stdout.write("\n".join([*lines, f"{len(runs)} runs in {sweep_dir}"]) + "\n")
+        else:
+            lines = [f"{', '.join(o):<40} {run.get('headline', '')}" for o, run in zip(overrides, runs, strict=True)]
+            sys.stdout.write("\n".join([*lines, f"{len(runs)} runs in {sweep_dir}"]) + "\n")
+        failed = [o for o, run in zip(overrides, runs, strict=True) if run["exit_code"]]
+        if failed:
+            _complain(f"{len(failed)} of {len(runs)} runs were refused or infeasible: {failed[0]} first")
+            raise SystemExit(INPUT_FAULT)
 
 
 def _overrides(run_dir: Path) -> list[str]:

@@ -50,8 +50,10 @@ class Limit:
         if self.quantity not in (*COST_QUANTITIES, "quality"):
             message = f"limit on {self.quantity!r}: expected one of {', '.join((*COST_QUANTITIES, 'quality'))}"
             raise ProblemError(message)
-        if np.isnan(self.bound):
-            message = f"limit on {self.quantity}: got NaN; expected a number"
+        if isinstance(self.bound, bool) or not isinstance(self.bound, int | float) or np.isnan(self.bound):
+            message = (
+                f"limit on {self.quantity} is {self.bound!r}; expected a number; set problem.limits.{self.quantity}"
+            )
             raise ProblemError(message)
 
     def __str__(self) -> str:
@@ -78,11 +80,14 @@ class Problem:
             raise ProblemError(message)
         names_quality = self.objective == "quality" or any(limit.quantity == "quality" for limit in self.limits)
         if names_quality and self.metric not in METRIC_SENSES:
-            message = f"quality is asked for with metric {self.metric!r}; expected one of {', '.join(METRIC_SENSES)}"
+            message = (
+                f"quality is asked for with metric {self.metric!r}; expected one of {', '.join(METRIC_SENSES)}, "
+                "and a profile that holds it for these schemes (`megopt info`)"
+            )
             raise ProblemError(message)
 
     def with_limit(self, quantity: str, bound: float) -> Problem:
-        """Return this problem with the ceiling on `quantity` set to `bound`, in place of any it had."""
+        """Return this problem with the limit on `quantity` set to `bound`, in place of any it had."""
         kept = tuple(limit for limit in self.limits if limit.quantity != quantity)
         return Problem(
             objective=self.objective, metric=self.metric, limits=(*kept, Limit(quantity=quantity, bound=bound))
@@ -118,7 +123,17 @@ def evaluate(table: ActionTable, rows: IntArray, link: LinkState, metric: str = 
     """Return the outcome of choosing `rows` (num_requests,) on `link` (num_requests,).
 
     Every claim of a solver or a policy goes through here before it is reported.
+
+    Raises:
+        ProblemError: if a row is none of the table's; -1 is how a solver marks a state without a feasible row.
     """
+    is_foreign = (np.asarray(rows) < 0) | (np.asarray(rows) >= len(table))
+    if np.any(is_foreign):
+        message = (
+            f"evaluate: {int(np.sum(is_foreign))} of {np.size(rows)} rows lie outside 0 to {len(table) - 1}; "
+            "-1 means infeasible: keep the states with solution.is_feasible"
+        )
+        raise ProblemError(message)
     quality = table.metric(metric)[rows] if metric else np.full(np.shape(rows), np.nan)
     return outcome(table.work.take(rows), link, quality)
 

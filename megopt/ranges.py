@@ -1,4 +1,4 @@
-"""The one range check of numbers that a user sets."""
+"""The range checks of numbers that a user sets."""
 
 from __future__ import annotations
 
@@ -30,3 +30,29 @@ def require_within(where: str, low: float, high: float, **quantities: object) ->
             at = f" at index {first}, {np.sum(outside)} such of {values.size}" if values.ndim else ""
             message = f"{where}: {name} is {values.flat[first]:g}{at}; expected {low:g} to {high:g}; change {name}"
             raise ConfigError(message)
+
+
+def require_whole(where: str, low: int, **quantities: object) -> None:
+    """Raise unless every quantity is a whole number of at least `low`.
+
+    Raises:
+        ConfigError: for anything else, booleans and whole floats included.
+    """
+    for name, came in quantities.items():
+        if isinstance(came, bool) or not isinstance(came, int | np.integer) or came < low:
+            message = f"{where}: {name} is {came!r}; expected a whole number from {low}; change {name}"
+            raise ConfigError(message)
+
+
+def require_whole_list(where: str, low: int, **lists: object) -> None:
+    """Raise unless every quantity is a list of at least one whole number, none below `low`, none twice.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    for name, came in lists.items():
+        if not isinstance(came, list | tuple) or not came or len(set(came)) < len(came):
+            message = f"{where}: {name} is {came!r}; expected a list of distinct whole numbers, such as [{low}]"
+            raise ConfigError(message)
+        for value in came:
+            require_whole(where, low, **{name: value})

@@ -10,7 +10,7 @@ import pytest
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from scipy.special import exp1
 
 import megopt.conf
@@ -53,7 +53,13 @@ carriers_hz = st.floats(0.5e9, 100e9)
 @pytest.fixture(params=sorted(path.stem for path in CHANNELS.glob("*.yaml")))
 def channel(request: pytest.FixtureRequest) -> Channel:
     """Every channel of the configuration tree."""
-    return instantiate(OmegaConf.load(CHANNELS / f"{request.param}.yaml"))
+    return instantiate(_config(CHANNELS / f"{request.param}.yaml"))
+
+
+def _config(path: Path) -> DictConfig:
+    """Return a channel's configuration beside a link of 20 MHz, from which some take their bandwidth."""
+    config = OmegaConf.create({"link": {"bandwidth_hz": 20e6}, "channel": OmegaConf.load(path)})
+    return config.channel
 
 
 def test_log_distance_known_number() -> None:
@@ -249,7 +255,7 @@ def test_channel_yaml_says_what_each_key_means(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CHANNELS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_channel_yaml_shows_every_field(path: Path) -> None:
     keys = set(OmegaConf.load(path)) - {"_target_"}
-    assert keys == {f.name for f in fields(instantiate(OmegaConf.load(path))) if f.init}
+    assert keys == {f.name for f in fields(instantiate(_config(path))) if f.init}
 
 
 def test_refuses_no_device(channel: Channel) -> None:

@@ -14,7 +14,7 @@ from megopt.cli import main, verb_help
 from megopt.configuration import CONF_DIR, VERBS, group_choices, group_names
 
 ROOT = Path(__file__).resolve().parent.parent
-FAST = ["num_requests=16", "problem.sweep.num_points=4"]
+FAST = ["num_requests=4", "num_traces=4", "problem.sweep.num_points=4"]
 
 
 def megopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -78,7 +78,7 @@ def test_tradeoff_writes_what_it_says_and_answers_json(tmp_path: Path) -> None:
     assert report["profile"] == "a100__snapdragon8gen3__sdxl"
     assert all(solution["gap"] == 0.0 for solution in report["solutions"])
     names = {Path(path).name for path in report["files"]}
-    assert names == {"records.parquet", "curve.csv", "actions.csv", "energy_delay.pdf", "energy_delay.png"}
+    assert names == {"records.parquet", "curve.csv", "actions.csv", "tradeoff.pdf", "tradeoff.png"}
     assert all((tmp_path / path).is_file() for path in report["files"])
     assert (Path(report["files"][0]).parent / "report.json").is_file()
 
@@ -117,6 +117,28 @@ def test_multirun(launcher: str, tmp_path: Path) -> None:
     assert latency == sorted(latency, reverse=True)
 
 
+@pytest.mark.slow
+def test_a_multirun_goes_on_past_a_bad_value_and_says_so(tmp_path: Path) -> None:
+    done = megopt("tradeoff", "-m", "seed=0,-1,1", "output=json", *FAST, cwd=tmp_path)
+    assert done.returncode == 2
+    runs = json.loads(done.stdout.strip().splitlines()[-1])["runs"]
+    assert [run["status"] for run in runs] == ["optimal", "error", "optimal"]
+    assert "1 of 3 runs were refused or infeasible: ['seed=-1'" in done.stderr
+
+
+def test_codecs_measure_a_folder(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("skimage")
+    from PIL import Image
+
+    (here / "images").mkdir()
+    Image.new("RGB", (32, 32), "red").save(here / "images" / "red.png")
+    report = answer(capfd, "codecs", "images=images")
+    assert report["rows"][0]["bits_per_pixel"] == 24.0
+    assert main(["codecs", "images=nowhere"]) == 2
+    assert "images=nowhere: no such folder" in capfd.readouterr().err
+    assert main(["codecs"]) == 0  # the table of the bundled photographs prints
+
+
 def test_same_seed_same_answer(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     first, again, other = (answer(capfd, "tradeoff", f"seed={seed}", *FAST) for seed in (1, 1, 2))
     assert first["curve"] == again["curve"]
@@ -131,36 +153,82 @@ def test_info_lists_everything(here: Path, capfd: pytest.CaptureFixture[str]) ->
 
 
 BAD_INPUT = [
-    (["profile=nope"], "Could not find 'profile/nope'"),
-    (["profile.name=nope"], "profile 'nope' is neither a folder nor one of"),
-    (["sede=1"], "tradeoff has no key 'sede'; did you mean seed?"),
-    (["channel.snr=1"], "tradeoff has no key 'channel.snr'"),
-    (["chanel=static"], "'chanel'"),
-    (["num_steps=[60]"], "num_steps = 60 lies outside the table; expected 25 to 50"),
-    (["num_requests=0"], "num_requests = 0; expected a whole number of at least 1"),
-    (["num_requests=many"], "num_requests = many; expected a whole number"),
-    (["channel.snr_db=loud"], "snr_db"),
-    (["output=xml"], "output=xml: expected table or json"),
-    (["problem=max_quality"], "quality"),
-    (["problem.objective=joy"], "objective 'joy': expected one of latency_s"),
-    (["problem.sweep.num_points=1"], "num_points = 1; expected at least 2"),
-    (["scheme.step_split.codec_bits=[4]"], "would look free"),
-    (["problem.sweep.limits=[0.5,1]"], "nearest feasible limit"),
-    (["problem.limits.latency_s=0.01"], "nearest feasible limit"),
-    (["=="], "=="),
+    ("profile=nope", "Could not find 'profile/nope'"),
+    ("profile.name=nope", "profile 'nope' is neither a folder nor one of"),
+    ("profile.device_power_w=strong", "device_power_w = strong; expected watts above 0"),
+    ("sede=1", "tradeoff has no key 'sede'; did you mean seed?"),
+    ("channel.snr=1", "tradeoff has no key 'channel.snr'"),
+    ("chanel=static", "no key 'chanel'; did you mean channel?"),
+    ("num_steps=[60]", "num_steps = 60 lies outside the table; expected 25 to 50"),
+    ("num_steps=25", "num_steps is 25; expected a list of distinct whole numbers"),
+    ("num_steps=[25.5]", "num_steps is 25.5; expected a whole number from 1"),
+    ("num_steps=[]", "num_steps is []; expected a list"),
+    ("num_requests=0", "num_requests is 0; expected a whole number from 1"),
+    ("num_requests=many", "num_requests is 'many'; expected a whole number from 1"),
+    ("num_traces=0", "num_traces is 0; expected a whole number from 1"),
+    ("seed=-1", "seed is -1; expected a whole number from 0"),
+    ("seed=abc", "seed is 'abc'; expected a whole number from 0"),
+    ("prompt_bits=.nan", "prompt_bits is"),
+    ("prompt_bits=many", "prompt_bits is 'many'; expected a number"),
+    ("channel.snr_db=loud", "snr_db is 'loud'; expected a number"),
+    ("output=xml", "output=xml: expected table or json"),
+    ("problem=max_quality scheme=[step_split]", "quality is asked for with metric ''; expected one of ssim"),
+    ("problem.metric=beauty problem.objective=quality", "metric 'beauty'; expected one of ssim"),
+    ("problem.objective=joy", "objective 'joy': expected one of latency_s"),
+    ("problem.sweep.quantity=joy", "problem.sweep.quantity = 'joy'; expected one of latency_s"),
+    ("problem.sweep.num_points=1", "num_points is 1; expected a whole number from 2"),
+    ("problem.sweep.num_points=2.5", "num_points is 2.5; expected a whole number from 2"),
+    ("problem.sweep.limits=5", "problem.sweep.limits = 5; expected a list, such as [5]"),
+    ("problem.sweep.limits=[a]", "limits is 'a'; expected a number"),
+    ("problem.sweep.limits=[.inf]", "limits is"),
+    ("problem.limits.latency_s=fast", "limit on latency_s is 'fast'; expected a number"),
+    ("problem.limits.latency_s=.nan", "limit on latency_s is"),
+    ("problem.limits.energy_j=300", "problem.limits.energy_j is set and the same quantity is swept"),
+    ("scheme=[]", "no scheme was named"),
+    ("policy=[]", "no policy was named"),
+    ("scheme.step_split.codec_bits=[4]", "would look free"),
+    ("scheme.conventional.codec_bits=4", "would look free"),
+    ("scheme.step_split.codec_bits=[]", "codec_bits is []; expected a list"),
+    ("scheme.region_split.num_region_ratios=5.5", "num_region_ratios is 5.5; expected a whole number"),
+    ("problem.sweep.limits=[0.5,1]", "nearest feasible limit is"),
+    ("problem.limits.latency_s=0.01", "nearest feasible limit"),
+    ("==", "=="),
 ]
 
 
-@pytest.mark.parametrize(("overrides", "message"), BAD_INPUT, ids=[" ".join(o) for o, _ in BAD_INPUT])
+@pytest.mark.parametrize(("overrides", "message"), BAD_INPUT, ids=[overrides for overrides, _ in BAD_INPUT])
 @pytest.mark.usefixtures("here")
 def test_bad_input_gets_one_line_and_exit_code_2(
-    overrides: list[str], message: str, capfd: pytest.CaptureFixture[str]
+    overrides: str, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["tradeoff", *FAST, *overrides]) == 2
+    assert main(["tradeoff", *FAST, *overrides.split(" ")]) == 2
     lines = capfd.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("megopt: error: ")
     assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "policy=model_split",
+        "policy=[edge_only_raw,optimal]",
+        "channel=static channel.snr_db=-20 link=cqi policy=[step_split,optimal]",
+        "num_requests=1 num_traces=1",
+        "problem=max_quality profile=megsplitting_sdxl",
+        "problem.limits.quality=0.95 profile=megsplitting_sdxl",
+    ],
+)
+def test_unusual_but_legal_settings_run(overrides: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    report = answer(capfd, "tradeoff", *FAST, *overrides.split(" "))
+    assert all((here / path).is_file() for path in report["files"])
+
+
+def test_the_closed_form_keeps_its_own_limit(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    report = answer(capfd, "tradeoff", "experiment=megsplitting", "problem.sweep.num_points=24")
+    assert {point["violation_rate"] for point in report["curve"]} == {0.0}
+    assert report["closed_form"]["worst_gap"] < 1e-12
+    assert report["closed_form"]["worst_disagreement_with_cone_program"] < 1e-6
 
 
 def test_bad_input_of_a_process_shows_no_traceback(tmp_path: Path) -> None:

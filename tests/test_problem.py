@@ -132,11 +132,13 @@ def test_with_limit_replaces_the_old_bound() -> None:
     ("make", "message"),
     [
         (lambda: Limit(quantity="speed", bound=1.0), "limit on 'speed': expected one of latency_s"),
-        (lambda: Limit(quantity="latency_s", bound=float("nan")), "got NaN"),
+        (lambda: Limit(quantity="latency_s", bound=float("nan")), "limit on latency_s is nan; expected a number"),
         (lambda: Problem(objective="joy"), "objective 'joy': expected one of latency_s"),
         (lambda: Problem(objective="quality"), "metric '': expected|with metric ''; expected one of ssim"),
         (lambda: sdxl_table().metric("clip"), "not in the tables of profile megsplitting_sdxl; it offers ssim"),
-        (lambda: a100_table().metric("ssim"), "it offers none: its quality was not measured"),
+        (lambda: a100_table().metric("fid"), "it offers ssim, psnr_db"),
+        (lambda: Limit(quantity="latency_s", bound="fast"), "limit on latency_s is 'fast'; expected a number"),
+        (lambda: evaluate(a100_table(), np.array([0, -1]), state(10.0, 2)), "1 of 2 rows lie outside 0 to"),
     ],
 )  # fmt: skip
 def test_senseless_problems_are_refused(make: object, message: str) -> None:

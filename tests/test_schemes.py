@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from megopt.errors import OutOfTableError, SchemeError
+from megopt.errors import ConfigError, OutOfTableError, SchemeError
 from megopt.schemes.action_table import concat
 from megopt.schemes.conventional import Conventional
 from megopt.schemes.region_split import RegionSplit
@@ -122,7 +122,7 @@ def test_region_split_trades_power_for_time(sdxl: Profile) -> None:
         (StepSplit(num_steps=(60,)), A100, OutOfTableError, "num_steps = 60 lies outside the table; expected 25 to 50"),
         (Conventional(num_steps=(4,)), A100, OutOfTableError, "num_steps = 4 lies outside the table"),
         (StepSplit(num_steps=(25,), split_steps=(25,)), A100, SchemeError, "split_step 25 with num_steps 25; exp"),
-        (StepSplit(num_steps=(25,), merge_ratios=(0.5,)), A100, SchemeError, "holds no quality for merge_ratio"),
+        (StepSplit(num_steps=(25,), merge_ratios=(0.5,)), A100, SchemeError, "holds no quality over merge_ratio"),
         (StepSplit(num_steps=(25,), codec_bits=(4,)), A100, SchemeError, "would look free"),
         (Conventional(num_steps=(25,), image_codecs=("gif",)), A100, SchemeError, "'gif' is not in payload.csv"),
     ],
@@ -135,8 +135,29 @@ def test_what_a_profile_cannot_carry_is_named(
 
 
 def test_bad_grids_are_refused() -> None:
-    with pytest.raises(SchemeError, match="device_power_ratio_min 0; expected at least 2"):
+    with pytest.raises(ConfigError, match=r"device_power_ratio_min is 0; expected 1e-09 to 1"):
         RegionSplit(device_power_ratio_min=0.0)
+    with pytest.raises(ConfigError, match="cost_factor is 0"):
+        RegionSplit(cost_factor=0.0)
+    with pytest.raises(ConfigError, match=r"num_steps is 25; expected a list of distinct whole numbers, such as \[1\]"):
+        StepSplit(num_steps=25)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"num_steps is 25\.5; expected a whole number from 1"):
+        Conventional(num_steps=(25.5,))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scheme", [Conventional(num_steps=(25,), codec_bits=4), RegionSplit(codec_bits=4)])
+def test_fewer_bits_are_refused_where_their_quality_is_unknown(
+    scheme: Conventional | RegionSplit, sdxl: Profile
+) -> None:
+    with pytest.raises(SchemeError, match="holds no quality over codec_bits, which would look free"):
+        scheme.compile(sdxl)
+
+
+def test_encoding_and_decoding_take_their_measured_time(a100: Profile) -> None:
+    table = Conventional(num_steps=(25,), image_codecs=("raw", "png")).compile(a100)
+    png = a100.payload.query("codec == 'png'").iloc[0]
+    assert table.work.edge_s[1] - table.work.edge_s[0] == pytest.approx(1024**2 * png["encode_s_per_px"])
+    assert table.work.device_s[1] == pytest.approx(1024**2 * png["decode_s_per_px"])
 
 
 def test_nothing_left_to_compile_is_an_error(sdxl: Profile) -> None:

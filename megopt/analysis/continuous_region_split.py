@@ -15,7 +15,7 @@ from megopt.errors import NotOfferedError
 from megopt.problem import Problem
 from megopt.schemes.region_split import RegionSplit
 from megopt.schemes.scheme import Scheme
-from megopt.solvers.generation_splitting import RegionSplitModel, RegionSplitSolution, device_s, solve
+from megopt.solvers.generation_splitting import RegionSplitModel, RegionSplitSolution, device_s, energy_j, solve
 from megopt.system.compute import power_control_latency_s
 from megopt.system.link import LinkState
 from megopt.system.outcome import Work, outcome
@@ -82,7 +82,9 @@ def with_closed_form(
         solved = solve_sweep(profile, scheme, link, found.problems)
     except NotOfferedError as error:
         return replace(found, notes=[*found.notes, str(error)]), {}
-    records = pd.concat([found.records, solved.records], ignore_index=True)
+    trace = found.records.groupby("request")["trace"].first()
+    solved_records = solved.records.assign(trace=solved.records["request"].map(trace))
+    records = pd.concat([found.records, solved_records], ignore_index=True)
     facts = {
         "worst_gap": solved.worst_gap,
         "worst_disagreement_with_cone_program": solved.worst_disagreement,
@@ -156,7 +158,7 @@ def _records(
         uplink_bits=np.full(len(ratio), scheme.prompt_bits),
         num_round_trips=np.ones(len(ratio)),
         edge_energy_j=ratio * profile.cost("edge", "whole_generation").energy_j,
-        device_energy_j=power_w * device,
+        device_energy_j=energy_j(model, ratio, power_w),
     )
     result = outcome(work, link, _quality(profile, ratio, problem.metric))
     label = [f"{x:.3f} of the image at the edge, {p:.3f} of the power" for x, p in zip(ratio, power_ratio, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,46 +58,60 @@ def new_panels(num_panels: int = 1, width_in: float = 7.1, height_in: float = 3.
     return list(figure.subplots(1, num_panels, squeeze=False)[0])
 
 
-def plot_energy_delay(curve: pd.DataFrame, energy: str, ax: Axes | None = None) -> Axes:
-    """Draw mean latency against mean energy: a line per swept policy, a marker per fixed one.
+def plot_tradeoff(curve: pd.DataFrame, x: str, y: str = "latency_s", ax: Axes | None = None) -> Axes:
+    """Draw the mean of one quantity against the mean of another: a line per swept policy, a marker per fixed one.
 
     Args:
         curve: rows of `rollout.summarise`.
-        energy: energy column on the horizontal axis.
+        x: column on the horizontal axis, usually the limited quantity.
+        y: column on the vertical axis, usually the objective.
         ax: where to draw; new axes where None.
 
     Points at which some request breaks a limit are hollow; bands are 95 % intervals of the mean latency.
     """
     ax = new_panels()[0] if ax is None else ax
-    drawn = curve[np.isfinite(curve["latency_s"]) & np.isfinite(curve[energy])]
+    drawn = curve[np.isfinite(curve[y]) & np.isfinite(curve[x])]
     groups = {str(policy): points for policy, points in drawn.groupby("policy", sort=False)}
-    swept = {name: points for name, points in groups.items() if len(points) > 1}
+    swept = {name: points for name, points in groups.items() if np.isfinite(points["limit"]).all()}
     for i, (name, points) in enumerate(swept.items()):
-        _plot_swept(ax, name, points, energy, i, len(swept))
+        _plot_swept(ax, name, points, (x, y), i, len(swept))
     for i, (name, points) in enumerate((n, p) for n, p in groups.items() if n not in swept):
         color, marker = COLORS[(i + len(swept)) % len(COLORS)], MARKERS[(i + 3) % len(MARKERS)]
-        ax.plot(
-            points[energy], points["latency_s"], marker, color=color, label=_shown(name), ms=6, mec="black", mew=0.5
-        )
-    for axis, column in ((ax.xaxis, energy), (ax.yaxis, "latency_s")):
+        ax.plot(points[x], points[y], marker, color=color, label=_named(name, points), ms=6, mec="black", mew=0.5)
+    for axis, column in ((ax.xaxis, x), (ax.yaxis, y)):
         _scale(axis, drawn[column].to_numpy(dtype=float))
-    ax.set_xlabel(LABELS[energy].replace(" [J]", ", mean per request [J]"))
-    ax.set_ylabel("Latency, mean per request [s]")
+    ax.set_xlabel(mean_label(x))
+    ax.set_ylabel(mean_label(y))
     return ax
 
 
-def _plot_swept(ax: Axes, name: str, points: pd.DataFrame, energy: str, i: int, num_swept: int) -> None:
+def mean_label(column: str) -> str:
+    """Return the axis label of the mean of a record column over requests."""
+    name, _, unit = LABELS[column].partition(" [")
+    return f"{name}, mean per request" + (f" [{unit}" if unit else "")
+
+
+def _plot_swept(ax: Axes, name: str, points: pd.DataFrame, columns: tuple[str, str], i: int, num_swept: int) -> None:
     """Draw one swept policy; earlier ones are broader, so that equal curves stay visible below later ones."""
+    x, y = columns
     color, dash, marker = COLORS[i % len(COLORS)], DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)]
     kept, broken = points[points["violation_rate"] == 0], points[points["violation_rate"] > 0]
     width = 1.2 + 0.8 * (num_swept - 1 - i)
-    style = {"color": color, "marker": marker, "ms": 2.2 + width}
-    ax.plot(kept[energy], kept["latency_s"], linestyle=dash, lw=width, label=_shown(name), **style)  # type: ignore[arg-type]
-    low, high = (kept["latency_s"] + sign * kept["latency_ci95_s"] for sign in (-1, 1))
-    ax.fill_between(kept[energy], low, high, color=color, alpha=0.15, linewidth=0)
+    style: dict[str, Any] = {"color": color, "marker": marker, "ms": 2.2 + width}
+    if len(kept):
+        ax.plot(kept[x], kept[y], linestyle=dash, lw=width, label=_named(name, kept), **style)
+    if y == "latency_s":
+        low, high = (kept[y] + sign * kept["latency_ci95_s"].fillna(0.0) for sign in (-1, 1))
+        ax.fill_between(kept[x], low, high, color=color, alpha=0.15, linewidth=0)
     if len(broken):
-        label = None if len(kept) else f"{_shown(name)} (limit broken)"
-        ax.plot(broken[energy], broken["latency_s"], linestyle="", mfc="none", label=label, **style)  # type: ignore[arg-type]
+        label = None if len(kept) else f"{_named(name, broken)} (limit broken)"
+        ax.plot(broken[x], broken[y], linestyle="", mfc="none", label=label, **style)
+
+
+def _named(name: str, points: pd.DataFrame) -> str:
+    """Return a policy's name for a legend, with its largest share of requests in outage."""
+    outage = points["outage_rate"].max()
+    return _shown(name) + (f" ({outage:.1%} in outage)" if outage > 0 else "")
 
 
 TIME_PARTS = {
@@ -112,7 +126,7 @@ TIME_PARTS = {
 def plot_time_parts(records: pd.DataFrame, policy: str, ax: Axes | None = None) -> Axes:
     """Draw where the time of a swept policy goes: mean uplink, edge, downlink and device time over the limit."""
     ax = new_panels()[0] if ax is None else ax
-    chosen = records[(records["policy"] == policy) & np.isfinite(records["limit"]) & np.isfinite(records["latency_s"])]
+    chosen = records[(records["policy"] == policy) & np.isfinite(records["latency_s"])]
     means = chosen.groupby("limit")[list(TIME_PARTS)].mean()
     is_seen = [part for part in TIME_PARTS if means[part].max() > 0.01 * means.sum(axis=1).max()]
     if len(means):
@@ -179,7 +193,10 @@ def save_figure(ax: Axes, path: Path) -> list[Path]:
 
 
 def profile_note(profile: Profile, records: pd.DataFrame) -> str:
-    """Return the corner note: profile, the kinds of rows the figure was made from, and quality that nobody measured."""
+    """Return the corner note: profile, kinds of rows, parameters that a user set, and quality that nobody measured."""
     kinds = sorted({kind for text in records["kind"].unique() for kind in text.split("+") if kind})
+    stated = profile.provenance.parameters.items()
+    changed = [f"{name} {parameter.value:g} {parameter.unit}" for name, parameter in stated if parameter.is_set_by_user]
     quality = "" if len(profile.quality) else "quality not measured"
-    return "; ".join(text for text in (f"profile {profile.name}", f"data: {', '.join(kinds)}", quality) if text)
+    parts = (f"profile {profile.name}", *changed, f"data: {', '.join(kinds)}", quality)
+    return "; ".join(text for text in parts if text)

@@ -18,6 +18,7 @@ RECORD = (
     Column(name="policy", unit="", dtype="text", meaning="policy"),
     Column(name="limit_quantity", unit="", dtype="text", meaning="quantity whose limit is swept"),
     Column(name="limit", unit="", dtype="float", meaning="swept limit"),
+    Column(name="trace", unit="1", dtype="int", meaning="fading trace"),
     Column(name="request", unit="1", dtype="int", meaning="request"),
     Column(name="snr_db", unit="dB", dtype="float", meaning="received SNR"),
     Column(name="scheme", unit="", dtype="text", meaning="scheme of the chosen row"),
@@ -34,7 +35,7 @@ RECORD = (
     Column(name="payload_bits", unit="bit", dtype="float", meaning="downlink payload"),
     Column(name="quality", unit="metric", dtype="float", meaning="quality"),
     Column(name="objective", unit="", dtype="float", meaning="objective, to be minimised"),
-    Column(name="violation", unit="", dtype="float", meaning="largest excess over a limit"),
+    Column(name="violation", unit="1", dtype="float", meaning="largest excess over a limit, relative to the limit"),
     Column(name="kind", unit="", dtype="text", meaning="provenance kinds of the chosen row"),
 )
 """Columns of a record, in order."""

@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from rich.table import Table
 
-PIPE_WIDTH = 140
+PIPE_WIDTH = 160
 """Columns of a table that is not printed to a terminal."""
 
 
@@ -41,7 +41,9 @@ class Report:
 
     def as_json(self) -> str:
         """Return the summary as one line of JSON; NaN and infinity become null."""
-        return json.dumps(_plain({"headline": self.headline, **self.summary}), allow_nan=False)
+        return json.dumps(
+            _plain({"headline": self.headline, "exit_code": self.exit_code, **self.summary}), allow_nan=False
+        )
 
     def print(self) -> None:
         """Print tables and lines to stdout."""
@@ -83,7 +85,7 @@ def rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
         is_number = all(_is_number(row[i]) for row in rows)
-        table.add_column(escape(name), justify="right" if is_number else "left", overflow="fold")
+        table.add_column(escape(name), justify="right" if is_number else "left", no_wrap=not is_number, overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     return table

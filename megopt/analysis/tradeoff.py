@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +13,12 @@ from megopt.arrays import FloatArray
 from megopt.errors import ConfigError, NotOfferedError
 from megopt.policies.base import Policy
 from megopt.problem import Problem, affine_cost
+from megopt.ranges import require_whole, require_within
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers import exhaustive
 from megopt.solvers.solution import Solution, Status
 from megopt.system.link import LinkState
+from megopt.system.outcome import COST_QUANTITIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,12 +42,15 @@ class Sweep:
     num_points: int = 24
 
     def __post_init__(self) -> None:
-        if self.num_points < 2:
-            message = f"problem.sweep.num_points = {self.num_points}; expected at least 2"
+        if self.quantity not in COST_QUANTITIES:
+            message = f"problem.sweep.quantity = {self.quantity!r}; expected one of {', '.join(COST_QUANTITIES)}"
             raise ConfigError(message)
-        if any(not value > 0 for value in self.values):
-            message = f"problem.sweep.limits = {list(self.values)}; expected numbers above 0"
+        require_whole("problem.sweep", 2, num_points=self.num_points)
+        if not isinstance(self.values, list | tuple):
+            message = f"problem.sweep.limits = {self.values!r}; expected a list, such as [{self.values}]"
             raise ConfigError(message)
+        for value in self.values:
+            require_within("problem.sweep", 1e-300, np.finfo(float).max, limits=value)
 
     def limits(self, table: ActionTable, link: LinkState, problem: Problem) -> FloatArray:
         """Return the swept limits, ascending, shape (num_limits,)."""
@@ -88,25 +93,50 @@ class Tradeoff:
     notes: Sequence[str]
 
     @property
+    def metric(self) -> str:
+        """The quality metric of the records; empty where none was named."""
+        return self.problems[0].metric
+
+    @property
     def status(self) -> Status:
         """Feasibility over all limits and states."""
         return Status.of(np.concatenate([solution.is_feasible for solution in self.solutions]))
 
 
 def tradeoff(
-    table: ActionTable, link: LinkState, problem: Problem, sweep: Sweep, policies: Mapping[str, PolicyFactory]
+    table: ActionTable,
+    link: LinkState,
+    problem: Problem,
+    sweep: Sweep,
+    policies: Mapping[str, PolicyFactory],
+    num_traces: int = 1,
 ) -> Tradeoff:
     """Return records, curve and solutions of a limit sweep.
 
     Args:
         table: rows of all schemes.
-        link: the fading trace, fields of shape (num_requests,); the same for every policy.
+        link: the fading, fields of shape (num_requests,): `num_traces` independent traces of equal length, one after
+            another; the same for every policy.
         problem: objective, and limits besides the swept one.
         sweep: the swept limit.
         policies: factories by name. A policy that ignores the limit is rolled out once.
+        num_traces: independent traces in `link`; intervals are over their means.
+
+    Raises:
+        ConfigError: if `problem` limits the swept quantity as well.
+        NotOfferedError: if no policy fits the table.
     """
     import pandas as pd
 
+    if sweep.quantity in {limit.quantity for limit in problem.limits}:
+        message = (
+            f"problem.limits.{sweep.quantity} is set and the same quantity is swept; keep one: name the values in "
+            "problem.sweep.limits, or sweep another problem.sweep.quantity"
+        )
+        raise ConfigError(message)
+    if not policies:
+        message = "no policy was named; choose with policy=[optimal,model_split]"
+        raise ConfigError(message)
     limits = sweep.limits(table, link, problem)
     problems = [problem.with_limit(sweep.quantity, float(bound)) for bound in limits]
     parts, notes = [], []
@@ -121,10 +151,17 @@ def tradeoff(
         message = f"no policy fits profile {table.profile}: {'; '.join(notes)}"
         raise NotOfferedError(message)
     records = pd.concat(parts, ignore_index=True)
-    solutions = [exhaustive.solve(table, link, p) for p in problems]
+    records["trace"] = records["request"] // (len(link.snr) // num_traces)
+    solutions = [_solved_twice(table, link, p) for p in problems]
     return Tradeoff(
         records=records, curve=summarise(records), solutions=solutions, limits=limits, problems=problems, notes=notes
     )
+
+
+def _solved_twice(table: ActionTable, link: LinkState, problem: Problem) -> Solution:
+    """Return the answer of the fast path, bounded by the brute force's: two algorithms that share no shortcut."""
+    solution = exhaustive.solve(table, link, problem)
+    return replace(solution, bounds=exhaustive.solve_by_brute_force(table, link, problem).values)
 
 
 def _adapts(factory: PolicyFactory) -> bool:

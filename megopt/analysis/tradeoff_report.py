@@ -25,77 +25,83 @@ MAX_LIMITS_SHOWN = 8
 def curve_table(found: Tradeoff, sweep: Sweep) -> Table:
     """Return the curve as a table: fixed policies in one row each, swept ones at a few of their limits."""
     curve = found.curve
-    shown = np.unique(np.linspace(0, len(found.limits) - 1, MAX_LIMITS_SHOWN).round().astype(int))
-    is_shown = curve["limit"].isin(found.limits[shown]) | ~curve["limit"].isin(found.limits)
+    is_shown = curve["limit"].isin(found.limits[_shown(found)]) | ~curve["limit"].isin(found.limits)
     held = [name for name in ENERGIES if curve[name].notna().any()]
-    header = ["policy", f"limit {sweep.quantity}", "latency_s ± 95 %", *held, "quality", "violations", "rows used"]
-    rows = []
-    for _, point in curve[is_shown].iterrows():
-        limit = "none" if np.isinf(point["limit"]) else f"{point['limit']:.4g}"
-        latency = f"{point['latency_s']:.3f} ± {point['latency_ci95_s']:.3f}"
-        quality = "-" if np.isnan(point["quality"]) else f"{point['quality']:.4f}"
-        energies = [f"{point[name]:.1f}" for name in held]
-        rows.append(
-            [
-                point["policy"],
-                limit,
-                latency,
-                *energies,
-                quality,
-                f"{point['violation_rate']:.0%}",
-                str(point["rows_used"]),
-            ]
-        )
-    title = f"{curve_profile(found)}: mean over {int(curve['num_requests'].max())} requests on one fading trace"
-    return rich_table(title, header, rows)
+    header = ["policy", f"limit {sweep.quantity}", "latency_s ± 95 %", "p95 s", *held]
+    rows = [_curve_row(point, held) for _, point in curve[is_shown].iterrows()]
+    num_traces, num_requests = found.records["trace"].nunique(), int(curve["num_requests"].max())
+    title = f"{found.records['profile'].iloc[0]}: means over {num_requests} requests on {num_traces} fading traces"
+    return rich_table(title, [*header, found.metric or "quality", "violations", "outage"], rows)
 
 
-def curve_profile(found: Tradeoff) -> str:
-    """Return the name of the profile that the records come from."""
-    return str(found.records["profile"].iloc[0])
+def _curve_row(point: pd.Series, energies: Sequence[str]) -> list[str]:
+    half = point["latency_ci95_s"]
+    return [
+        str(point["policy"]),
+        "none" if np.isinf(point["limit"]) else f"{point['limit']:.4g}",
+        _number(point["latency_s"], 3) + ("" if np.isnan(half) else f" ± {half:.3f}"),
+        _number(point["latency_p95_s"], 3),
+        *(_number(point[name], 1) for name in energies),
+        _number(point["quality"], 4),
+        _percent(point["violation_rate"]),
+        _percent(point["outage_rate"]),
+    ]
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent, with a digit where it is small but not 0."""
+    return f"{share:.0%}" if share == 0 or share > 0.095 else f"{share:.1%}"
+
+
+def _shown(found: Tradeoff) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """Return the limits that tables show, evenly picked."""
+    return np.unique(np.linspace(0, len(found.limits) - 1, MAX_LIMITS_SHOWN).round().astype(np.int64))
 
 
 def solver_table(found: Tradeoff, sweep: Sweep) -> Table:
-    """Return status, value, bound and gap of the exact optimum over all rows, at a few limits."""
-    shown = np.unique(np.linspace(0, len(found.limits) - 1, MAX_LIMITS_SHOWN).round().astype(int))
+    """Return the optimum over all rows at a few limits: fast path, and the brute force's value as its bound."""
     rows = [
         [
             f"{found.limits[i]:.4g}",
-            solution.solver,
             str(solution.status),
             f"{np.mean(solution.is_feasible):.0%}",
-            f"{solution.value:.6g}",
-            f"{solution.bound:.6g}",
-            f"{solution.gap:.1e}",
+            _number(solution.value, 6),
+            _number(solution.bound, 6),
+            "-" if np.isnan(solution.gap) else f"{solution.gap:.1e}",
             f"{solution.runtime_s * 1e3:.2f}",
         ]
-        for i, solution in ((i, found.solutions[i]) for i in shown)
+        for i, solution in ((i, found.solutions[i]) for i in _shown(found))
     ]
-    header = [f"limit {sweep.quantity}", "solver", "status", "states served", "objective", "bound", "gap", "ms"]
-    return rich_table("optimum over all schemes", header, rows)
+    header = [f"limit {sweep.quantity}", "status", "states served", "mean objective", "brute force", "gap", "ms"]
+    return rich_table("optimum over all schemes: lower envelope, checked by enumeration", header, rows)
 
 
 def closed_form_tables(facts: dict[str, float]) -> list[Table]:
     """Return the certificate of the region split's closed form as a table; none where it does not apply."""
     rows = [[name.replace("_", " "), f"{value:.2e}"] for name, value in facts.items()]
-    return (
-        [rich_table("closed form of region split, ratio and power continuous", ["fact", "value"], rows)]
-        if facts
-        else []
-    )
+    title = "closed form of region split, ratio and power continuous"
+    return [rich_table(title, ["fact", "value"], rows)] if facts else []
 
 
 def summary(found: Tradeoff, profile: Profile, sweep: Sweep, nearest: str, files: Sequence[Path]) -> dict[str, Any]:
     """Return the JSON object of the run."""
-    optimal = found.curve[np.isfinite(found.curve["limit"])]
+    reference, volumes = _hypervolumes(found.curve[np.isfinite(found.curve["limit"])], sweep)
     return {
         "profile": profile.name,
+        "parameters": {name: parameter.value for name, parameter in profile.provenance.parameters.items()},
         "kinds": "+".join(sorted({kind for text in found.records["kind"].unique() for kind in text.split("+")})),
         "status": str(found.status),
         "nearest_feasible_limit": nearest,
         "limit_quantity": sweep.quantity,
-        "hypervolume": _hypervolume(optimal, sweep),
+        "metric": found.metric,
+        "hypervolume": volumes,
+        "hypervolume_reference": reference,
         "curve": found.curve.to_dict("records"),
+        "non_dominated": _front(found.curve, sweep),
         "solutions": [
             {
                 "limit": float(limit),
@@ -114,24 +120,30 @@ def summary(found: Tradeoff, profile: Profile, sweep: Sweep, nearest: str, files
     }
 
 
-def _hypervolume(curve: pd.DataFrame, sweep: Sweep) -> dict[str, float]:
-    """Return the hypervolume of each swept policy in (objective, limited quantity), below the worst of all points."""
-    if sweep.quantity not in curve:
-        return {}
+def _hypervolumes(curve: pd.DataFrame, sweep: Sweep) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the reference, the worst of all swept points, and each swept policy's volume below it.
+
+    Both axes, objective and limited quantity, are minimised. Volumes compare policies of one run only.
+    """
     columns = ["objective", sweep.quantity]
     points = curve[columns].to_numpy(dtype=float)
     finite = points[np.isfinite(points).all(axis=1)]
     if not len(finite):
-        return {}
-    return {
-        str(policy): hypervolume(group[columns].to_numpy(dtype=float), finite.max(axis=0))
+        return {}, {}
+    worst = finite.max(axis=0)
+    volumes = {
+        str(policy): hypervolume(group[columns].to_numpy(dtype=float), worst)
         for policy, group in curve.groupby("policy", sort=False)
     }
+    return dict(zip(columns, map(float, worst), strict=True)), volumes
 
 
-def non_dominated(curve: pd.DataFrame, energy: str) -> pd.DataFrame:
-    """Return the points of the curve that no other point beats in both latency and `energy`."""
-    return curve[is_non_dominated(curve[["latency_s", energy]].to_numpy(dtype=float))]
+def _front(curve: pd.DataFrame, sweep: Sweep) -> list[dict[str, Any]]:
+    """Return the points, of any policy, that no other beats in both objective and limited quantity."""
+    is_kept = is_non_dominated(curve[["objective", sweep.quantity]].to_numpy(dtype=float))
+    columns = list(dict.fromkeys(["policy", "limit", "objective", sweep.quantity]))
+    front: list[dict[str, Any]] = curve.loc[is_kept, columns].to_dict("records")
+    return front
 
 
 def headline(found: Tradeoff, sweep: Sweep) -> str:
@@ -145,8 +157,17 @@ def headline(found: Tradeoff, sweep: Sweep) -> str:
     )
 
 
+def notes(found: Tradeoff) -> list[str]:
+    """Return what the tables do not say: what was left out, and the first limit that not every state can keep."""
+    partly = [solution.message for solution in found.solutions if solution.message]
+    partly = partly if found.status == Status.PARTLY_INFEASIBLE else []
+    outages = found.curve.loc[found.curve["outage_rate"] > 0, "policy"].unique()
+    lines = [*found.notes, *partly[:1]]
+    if len(outages):
+        lines.append(f"requests in outage are left out of the means of {', '.join(outages)}; see the column outage")
+    return lines
+
+
 def complaints(found: Tradeoff, nearest: str) -> list[str]:
     """Return what the user must hear: no limit of the sweep can be kept in any state."""
-    if found.status != Status.INFEASIBLE:
-        return []
-    return [f"status infeasible: {nearest}"]
+    return [f"status infeasible: {nearest}"] if found.status == Status.INFEASIBLE else []

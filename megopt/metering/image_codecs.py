@@ -6,20 +6,23 @@ The baselines that send a finished image are charged these bits, not a guess.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megopt.arrays import FloatArray
 from megopt.errors import ConfigError
 from megopt.units import BITS_PER_BYTE
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Result = TypeVar("Result")
 Image = NDArray[np.uint8]
 """RGB image, shape (height, width, 3)."""
 
@@ -43,7 +46,7 @@ class ImageCodec:
         from PIL import Image as PillowImage
 
         buffer = io.BytesIO()
-        options: dict[str, Any] = {"quality": self.codec_quality} if self.codec_quality else {"optimize": True}
+        options: dict[str, Any] = {"quality": self.codec_quality} if self.codec_quality else {}
         PillowImage.fromarray(image).save(buffer, format=self.codec.upper(), **options)
         return buffer.getvalue()
 
@@ -102,15 +105,18 @@ def measure_image_codecs(images: list[Image], source: str) -> pd.DataFrame:
 
     rows = []
     for codec in CODECS:
-        sizes, psnrs, ssims = np.array([_measure_one(codec, image) for image in images]).T
+        means = {name: _column([_measure_one(codec, image)[name] for image in images]) for name in _MEASURED}
+        psnr_db = means["psnr_db"].mean()
         rows.append(
             {
                 "codec": codec.codec,
                 "codec_quality": codec.codec_quality,
-                "bits_per_pixel": round(float(sizes.mean()), 5),
-                "bits_per_pixel_std": round(float(sizes.std()), 5),
-                "psnr_db": round(float(psnrs.mean()), 3) if np.isfinite(psnrs).all() else None,
-                "ssim": round(float(ssims.mean()), 5),
+                "bits_per_pixel": round(float(means["bits_per_pixel"].mean()), 5),
+                "bits_per_pixel_std": round(float(means["bits_per_pixel"].std()), 5),
+                "psnr_db": round(float(psnr_db), 3) if np.isfinite(psnr_db) else None,
+                "ssim": round(float(means["ssim"].mean()), 5),
+                "encode_s_per_px": float(f"{means['encode_s_per_px'].mean():.3g}"),
+                "decode_s_per_px": float(f"{means['decode_s_per_px'].mean():.3g}"),
                 "num_images": len(images),
                 "kind": "measured",
                 "source": source,
@@ -119,15 +125,47 @@ def measure_image_codecs(images: list[Image], source: str) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"codec_quality": "Int64"})
 
 
-def _measure_one(codec: ImageCodec, image: Image) -> tuple[float, float, float]:
-    """Return bits per pixel, PSNR [dB] and SSIM [1] of one encoded image."""
-    payload = codec.encode(image)
-    bits_per_pixel = len(payload) * BITS_PER_BYTE / (image.shape[0] * image.shape[1])
-    decoded = codec.decode(payload, image.shape)
-    if np.array_equal(decoded, image):
-        return bits_per_pixel, np.inf, 1.0
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+_MEASURED = ("bits_per_pixel", "psnr_db", "ssim", "encode_s_per_px", "decode_s_per_px")
+_NUM_TIMED = 5
+"""Runs of which the median time counts."""
 
-    psnr_db = float(peak_signal_noise_ratio(image, decoded, data_range=255))
-    ssim = float(structural_similarity(image, decoded, channel_axis=2, data_range=255))
-    return bits_per_pixel, psnr_db, ssim
+
+def _column(values: list[float]) -> FloatArray:
+    return np.array(values, dtype=np.float64)
+
+
+def _measure_one(codec: ImageCodec, image: Image) -> dict[str, float]:
+    """Return the values of `_MEASURED` for one encoded image; nothing is timed for raw pixels."""
+    num_pixels = image.shape[0] * image.shape[1]
+    payload, encode_s = _timed(lambda: codec.encode(image))
+    decoded, decode_s = _timed(lambda: codec.decode(payload, image.shape))
+    is_raw, is_lossless = codec.codec == "raw", np.array_equal(decoded, image)
+    return {
+        "bits_per_pixel": len(payload) * BITS_PER_BYTE / num_pixels,
+        "psnr_db": np.inf if is_lossless else _psnr_db(image, decoded),
+        "ssim": 1.0 if is_lossless else _ssim(image, decoded),
+        "encode_s_per_px": 0.0 if is_raw else encode_s / num_pixels,
+        "decode_s_per_px": 0.0 if is_raw else decode_s / num_pixels,
+    }
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """Return the result of `work` and the median wall time of `_NUM_TIMED` runs [s]."""
+    times = []
+    for _ in range(_NUM_TIMED):
+        start = perf_counter()
+        result = work()
+        times.append(perf_counter() - start)
+    return result, float(np.median(times))
+
+
+def _psnr_db(image: Image, decoded: Image) -> float:
+    from skimage.metrics import peak_signal_noise_ratio
+
+    return float(peak_signal_noise_ratio(image, decoded, data_range=255))
+
+
+def _ssim(image: Image, decoded: Image) -> float:
+    from skimage.metrics import structural_similarity
+
+    return float(structural_similarity(image, decoded, channel_axis=2, data_range=255))

@@ -10,10 +10,10 @@ import numpy as np
 from megopt.arrays import IntArray
 from megopt.errors import NotOfferedError
 from megopt.policies.base import Observation
-from megopt.problem import Problem, ceilings, costs, evaluate
+from megopt.problem import Problem
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers import exhaustive
-from megopt.system.link import LinkState
+from megopt.solvers.feasibility import least_violating_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +54,3 @@ class Optimal:
         if len(lost):
             rows[lost] = least_violating_rows(table, observation.link.take(lost), self.problem)
         return np.asarray(candidates[rows])
-
-
-def least_violating_rows(table: ActionTable, link: LinkState, problem: Problem) -> IntArray:
-    """Return for each state the row whose largest relative excess over a limit is smallest, shape (num_states,)."""
-    bounds = ceilings(problem)
-    scale = np.maximum(np.abs(bounds), 1e-12)
-    best, best_excess = np.zeros(len(link.snr), dtype=np.int64), np.full(len(link.snr), np.inf)
-    for row in range(len(table)):
-        result = evaluate(table, np.full(len(link.snr), row), link, problem.metric)
-        excess = np.max((costs(result, problem) - bounds) / scale, axis=-1, initial=-np.inf)
-        is_better = excess < best_excess  # NaN, not measured, is never better
-        best[is_better], best_excess[is_better] = row, excess[is_better]
-    return best

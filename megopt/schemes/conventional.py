@@ -1,6 +1,6 @@
 """Conventional generation: edge only with a sent image, model split with a sent latent, device only.
 
-edge only     the edge makes the image and sends it raw, or as PNG, JPEG or WebP at really measured sizes
+edge only     the edge makes the image and sends it raw, or as PNG, JPEG or WebP at really measured sizes and times
 model split   the edge runs all steps and sends the latent; the device decodes it
 device only   the device does everything; nothing crosses the link
 """
@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megopt.errors import SchemeError
+from megopt.ranges import require_whole, require_whole_list, require_within
 from megopt.schemes.action_table import ActionTable, Knob, concat
 from megopt.schemes.edge_run import device_steps, edge_full_runs
-from megopt.schemes.scheme import identity_quality, table
+from megopt.schemes.scheme import identity_quality, refuse_unmeasured, table
 from megopt.system.payload import image_bits, latent_bits
 from megopt.tables.profile import join_kinds
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from megopt.tables.profile import Cost, Profile
 
 NUM_STEPS = Knob(name="num_steps", unit="1", low=1, high=1000, meaning="denoising steps in all")
@@ -42,8 +45,15 @@ class Conventional:
     codec_bits: int = 16
     name: str = field(default="conventional", init=False)
 
+    def __post_init__(self) -> None:
+        where = f"scheme {self.name}"
+        require_whole_list(where, 1, num_steps=self.num_steps)
+        require_whole(where, 1, codec_bits=self.codec_bits)
+        require_within(where, 0, np.inf, prompt_bits=self.prompt_bits)
+
     def compile(self, profile: Profile) -> ActionTable:
         """Return the rows that `profile` can carry; see `Scheme.compile`."""
+        refuse_unmeasured(profile, self.name, codec_bits=self.codec_bits != 16)
         runs = edge_full_runs(profile, tuple(self.num_steps))
         tables = [self._edge_only(profile, codec, runs) for codec in self.image_codecs]
         if profile.has("device", "vae_decode"):
@@ -53,10 +63,11 @@ class Conventional:
         return concat(tables)
 
     def _edge_only(self, profile: Profile, codec: str, runs: list[tuple[float, Cost]]) -> ActionTable:
-        bits_per_pixel, ssim, psnr_db = _image_codec(profile, codec)
+        row = _image_codec(profile, codec)
+        num_pixels = profile.provenance.resolution_px**2
         quality = identity_quality(profile, len(runs))
         if codec not in {"raw", "png"}:  # lossy: only the metrics that were measured on real encodes
-            measured = {"ssim": ssim, "psnr_db": psnr_db}
+            measured = {"ssim": float(row["ssim"]), "psnr_db": float(row["psnr_db"])}
             quality = {name: np.full(len(runs), measured.get(name, np.nan)) for name in quality}
         return table(
             scheme=self.name,
@@ -65,9 +76,9 @@ class Conventional:
             knobs=(NUM_STEPS,),
             settings={"num_steps": np.array([steps for steps, _ in runs])},
             work={
-                "edge_s": np.array([cost.latency_s for _, cost in runs]),
-                "device_s": 0.0,
-                "downlink_bits": image_bits(profile.provenance.resolution_px, bits_per_pixel),
+                "edge_s": np.array([cost.latency_s for _, cost in runs]) + num_pixels * row["encode_s_per_px"],
+                "device_s": num_pixels * row["decode_s_per_px"],
+                "downlink_bits": image_bits(profile.provenance.resolution_px, row["bits_per_pixel"]),
                 "uplink_bits": self.prompt_bits,
                 "num_round_trips": 1.0,
                 "edge_energy_j": np.array([cost.energy_j for _, cost in runs]),
@@ -126,8 +137,8 @@ def _label(text: str, num_steps: float) -> str:
     return text if np.isnan(num_steps) else f"{text}, {num_steps:g} steps"
 
 
-def _image_codec(profile: Profile, codec: str) -> tuple[float, float, float]:
-    """Return bits per pixel, SSIM and PSNR [dB] of "raw", "png", "jpeg_75", ... from payload.csv.
+def _image_codec(profile: Profile, codec: str) -> pd.Series:
+    """Return the row of payload.csv for "raw", "png", "jpeg_75", ...
 
     Raises:
         SchemeError: if payload.csv has no such row.
@@ -137,5 +148,4 @@ def _image_codec(profile: Profile, codec: str) -> tuple[float, float, float]:
     if codec not in set(names):
         message = f"image codec {codec!r} is not in payload.csv; expected one of {', '.join(names)}"
         raise SchemeError(message)
-    row = rows.loc[names == codec].iloc[0]
-    return float(row["bits_per_pixel"]), float(row["ssim"]), float(row["psnr_db"])
+    return rows.loc[names == codec].iloc[0]

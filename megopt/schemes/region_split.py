@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megopt.arrays import FloatArray
-from megopt.errors import SchemeError
+from megopt.ranges import require_whole, require_within
 from megopt.schemes.action_table import ActionTable, Knob
-from megopt.schemes.scheme import require, table
+from megopt.schemes.scheme import refuse_unmeasured, require, table
 from megopt.system.compute import power_control_energy_j, power_control_latency_s
 from megopt.system.payload import latent_bits
 from megopt.tables.profile import join_kinds
@@ -47,25 +47,25 @@ class RegionSplit:
     """
 
     num_region_ratios: int = 51
-    num_device_powers: int = 60
-    device_power_ratio_min: float = 0.01
+    num_device_powers: int = 80
+    device_power_ratio_min: float = 0.001
     cost_factor: float = 2.0
     codec_bits: int = 16
     prompt_bits: float = 1024.0
     name: str = field(default="region_split", init=False)
 
     def __post_init__(self) -> None:
-        if self.num_region_ratios < 2 or self.num_device_powers < 2 or not 0 < self.device_power_ratio_min < 1:
-            message = (
-                f"scheme region_split: num_region_ratios {self.num_region_ratios}, num_device_powers "
-                f"{self.num_device_powers}, device_power_ratio_min {self.device_power_ratio_min:g}; "
-                "expected at least 2, at least 2, and a ratio above 0 and below 1"
-            )
-            raise SchemeError(message)
+        where = f"scheme {self.name}"
+        require_whole(where, 2, num_region_ratios=self.num_region_ratios, num_device_powers=self.num_device_powers)
+        require_whole(where, 1, codec_bits=self.codec_bits)
+        require_within(where, 1e-9, 1e9, cost_factor=self.cost_factor)
+        require_within(where, 0, np.inf, prompt_bits=self.prompt_bits)
+        require_within(where, 1e-9, 1.0, device_power_ratio_min=self.device_power_ratio_min)
 
     def compile(self, profile: Profile) -> ActionTable:
         """Return one row per (region_ratio, device_power_ratio); see `Scheme.compile`."""
         require(profile, self.name, *NEEDS)
+        refuse_unmeasured(profile, self.name, codec_bits=self.codec_bits != 16)
         span = (profile.parameter("region_ratio_min").value, profile.parameter("region_ratio_max").value)
         ratios = np.linspace(*span, self.num_region_ratios)
         powers = np.geomspace(self.device_power_ratio_min, 1.0, self.num_device_powers)

@@ -46,6 +46,27 @@ def require(profile: Profile, scheme: str, *parts: tuple[str, str]) -> None:
         raise NotOfferedError(message)
 
 
+def refuse_unmeasured(profile: Profile, scheme: str, **lossy_knobs: bool) -> None:
+    """Refuse knobs that cost quality where the profile holds no quality over them: they would look free.
+
+    Args:
+        profile: the profile.
+        scheme: name of the scheme.
+        **lossy_knobs: by knob name, whether the scheme offers a value that loses something.
+
+    Raises:
+        SchemeError: if a lossy knob is no column of the scheme's quality rows.
+    """
+    rows = profile.quality[profile.quality["scheme"] == scheme]
+    free = [knob for knob, is_lossy in lossy_knobs.items() if is_lossy and not rows[knob].notna().any()]
+    if free:
+        message = (
+            f"scheme {scheme}: profile {profile.name} holds no quality over {', '.join(free)}, which would look free; "
+            "keep merge_ratio at 0 and codec_bits at 16, or use a profile that measured them"
+        )
+        raise SchemeError(message)
+
+
 def table(
     *,
     scheme: str,
@@ -88,8 +109,11 @@ def table(
 
 
 def identity_quality(profile: Profile, num_rows: int) -> dict[str, FloatArray]:
-    """Return every metric of the profile at the value that an unaltered full edge output has, each (num_rows,)."""
-    names = dict.fromkeys(profile.quality["metric"])
+    """Return every metric at the value that an unaltered full edge output has, each (num_rows,).
+
+    SSIM and PSNR are always among them: payload.csv holds them for every image codec.
+    """
+    names = dict.fromkeys([*profile.quality["metric"], "ssim", "psnr_db"])
     return {name: np.full(num_rows, METRICS[name].identity) for name in names}
 
 

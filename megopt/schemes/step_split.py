@@ -17,10 +17,11 @@ import numpy as np
 
 from megopt.arrays import FloatArray
 from megopt.errors import SchemeError
+from megopt.ranges import require_whole_list, require_within
 from megopt.schemes.action_table import ActionTable, Knob
 from megopt.schemes.conventional import NUM_STEPS
 from megopt.schemes.edge_run import device_steps, edge_steps
-from megopt.schemes.scheme import require, table
+from megopt.schemes.scheme import refuse_unmeasured, require, table
 from megopt.system.payload import latent_bits
 from megopt.tables.profile import join_kinds
 
@@ -61,10 +62,18 @@ class StepSplit:
     prompt_bits: float = 1024.0
     name: str = field(default="step_split", init=False)
 
+    def __post_init__(self) -> None:
+        require_whole_list(f"scheme {self.name}", 1, num_steps=self.num_steps, codec_bits=self.codec_bits)
+        if self.split_steps is not None:
+            require_whole_list(f"scheme {self.name}", 1, split_steps=self.split_steps)
+        require_within(f"scheme {self.name}", 0, np.inf, prompt_bits=self.prompt_bits)
+        require_within(f"scheme {self.name}", 0, 1, merge_ratios=self.merge_ratios)
+
     def compile(self, profile: Profile) -> ActionTable:
         """Return one row per combination of the knobs; see `Scheme.compile`."""
         require(profile, self.name, *NEEDS)
-        self._check_quality_of_lossy_knobs(profile)
+        is_merging, is_coded = any(r > 0 for r in self.merge_ratios), any(q != 16 for q in self.codec_bits)
+        refuse_unmeasured(profile, self.name, merge_ratio=is_merging, codec_bits=is_coded)
         settings = self._settings(profile)
         num_rows = len(settings["num_steps"])
         labels = [
@@ -113,16 +122,6 @@ class StepSplit:
             "edge_energy_j": edge.overhead_j + k * edge.step_j + merge_j,
             "device_energy_j": device.overhead_j + (n - k) * device.step_j + unmerge_j,
         }
-
-    def _check_quality_of_lossy_knobs(self, profile: Profile) -> None:
-        """Refuse knobs that cost quality where the profile holds no quality: they would look free."""
-        is_lossy = any(r > 0 for r in self.merge_ratios) or any(q != 16 for q in self.codec_bits)
-        if is_lossy and not profile.metrics(self.name):
-            message = (
-                f"scheme step_split: profile {profile.name} holds no quality for merge_ratio or codec_bits, "
-                "which would look free; keep merge_ratios=[0] and codec_bits=[16], or use a profile that measured them"
-            )
-            raise SchemeError(message)
 
 
 def _merge_cost(profile: Profile, side: str, component: str, merge_ratio: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -10,9 +10,12 @@ import numpy as np
 from megopt.arrays import FloatArray, IntArray
 from megopt.problem import Limit, Problem
 from megopt.schemes.action_table import ActionTable
-from megopt.solvers.brute_force import NOWHERE, RowCosts
+from megopt.solvers.brute_force import NOWHERE, RowCosts, tiles
 from megopt.system.link import LinkState
 from megopt.tables.schema import METRIC_SENSES
+
+_EXCESSES_AT_ONCE = 1 << 18
+"""States x rows whose excess is held at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +112,7 @@ def nearest_limits_together(table: ActionTable, link: LinkState, problem: Proble
     down, up = _worst_infeasible(costs, link)
     if not down.size or not problem.limits:
         return ()
-    cost = np.stack([limit.at(down, up) for limit in costs.limits], axis=-1)
-    scale = np.where(np.isfinite(costs.ceilings), np.maximum(np.abs(costs.ceilings), 1e-12), 1.0)
-    with np.errstate(invalid="ignore"):
-        excess = np.max((cost - costs.ceilings) / scale, axis=-1)
-    is_usable = costs.usable(down, up, np.full(len(costs.ceilings), np.inf))[1]
-    excess = np.where(is_usable & np.isfinite(excess), excess, np.inf)
+    cost, excess = _excess(costs, down, up)
     row, least = np.argmin(excess, axis=1), np.min(excess, axis=1)
     state = int(np.argmax(least))
     if np.isinf(least[state]):
@@ -125,6 +123,33 @@ def nearest_limits_together(table: ActionTable, link: LinkState, problem: Proble
         for number, limit in enumerate(problem.limits)
         if needed[number] > costs.ceilings[number]
     )
+
+
+def least_violating_rows(table: ActionTable, link: LinkState, problem: Problem) -> IntArray:
+    """Return for each state the row whose largest relative excess over a limit is smallest, shape (num_states,).
+
+    Where every row is in outage or unmeasured it is the row of lowest number. Args and errors as in `nearest_limits`.
+    """
+    costs = RowCosts.of(table, link, problem)
+    down, up = link.downlink_s_per_bit, link.uplink_s_per_bit
+    rows = np.empty(len(down), dtype=np.int64)
+    for tile in tiles(len(down), max(1, _EXCESSES_AT_ONCE // len(table))):
+        rows[tile] = np.argmin(_excess(costs, down[tile, None], up[tile, None])[1], axis=1)
+    return rows
+
+
+def _excess(costs: RowCosts, down: FloatArray, up: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return limited costs (num_states, num_rows, num_limits) and largest relative excess (num_states, num_rows).
+
+    The excess of a row without a finite cost is inf; below 0 it says how far a row stays within its limits.
+    """
+    cost = np.stack([limit.at(down, up) for limit in costs.limits], axis=-1)
+    scale = np.where(np.isfinite(costs.ceilings), np.maximum(np.abs(costs.ceilings), 1e-12), 1.0)
+    with np.errstate(invalid="ignore"):
+        over = np.where(np.isinf(costs.ceilings) & np.isfinite(cost), -np.inf, (cost - costs.ceilings) / scale)
+    excess = np.max(over, axis=-1)
+    is_usable = costs.usable(down, up, np.full(len(costs.ceilings), np.inf))[1]
+    return cost, np.where(is_usable & ~np.isnan(excess) & (excess < np.inf), excess, np.inf)
 
 
 def _nearest(table: ActionTable, problem: Problem, limit: Limit, row: int, cost: float) -> NearestLimit:

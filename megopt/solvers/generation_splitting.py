@@ -43,6 +43,8 @@ from megopt.system.compute import power_control_energy_j, power_control_latency_
 
 ENERGY_TOLERANCE = 1e-12
 """Relative excess of energy over its limit that counts as rounding."""
+_SHAVE = 1e-13
+"""Relative power given up where rounding would put the energy a last bit above its limit."""
 _LARGEST_MULTIPLIER = 1e100
 """Multipliers are cut here to stay finite; any multiplier gives a valid bound."""
 
@@ -190,6 +192,7 @@ def _solve(model: RegionSplitModel, limit: Real, link: Real, steepness: FloatArr
         np.take_along_axis(np.broadcast_to(values, scores.shape), best, axis=0)[0]
         for values in (ratios, full_w * power_ratios)
     )
+    power = np.where(energy_j(model, ratio, power) > limit, power * (1.0 - _SHAVE), power)
     return RegionSplitSolution(
         region_ratio=ratio,
         power_w=power,

@@ -182,8 +182,11 @@ class Link:
     def state(self, snr: FloatArray) -> LinkState:
         """Return the link that requests with these SNRs meet.
 
+        A payload that spans several fading blocks, in time or frequency, is sent at the mean of their rates. With one
+        block the SNR holds for the whole payload; under Rayleigh fading the mean of the airtime is then infinite.
+
         Args:
-            snr: received downlink SNR [1], shape (num_requests,).
+            snr: received downlink SNR [1], shape (num_requests,) or (num_requests, num_blocks).
 
         Returns:
             LinkState with seconds per bit of shape (num_requests,); inf where the rate is 0.
@@ -193,10 +196,13 @@ class Link:
         """
         uplink_hz = self.bandwidth_hz if self.uplink_bandwidth_hz is None else self.uplink_bandwidth_hz
         uplink_snr = snr * linear_from_db(self.uplink_snr_offset_db)
+        down_bps, up_bps = self.rate_bps(self.bandwidth_hz, snr), self.rate_bps(uplink_hz, uplink_snr)
+        if np.ndim(snr) == 2:
+            snr, down_bps, up_bps = snr.mean(axis=1), down_bps.mean(axis=1), up_bps.mean(axis=1)
         return LinkState(
             snr=snr,
-            downlink_s_per_bit=_s_per_bit(self.rate_bps(self.bandwidth_hz, snr)),
-            uplink_s_per_bit=_s_per_bit(self.rate_bps(uplink_hz, uplink_snr)),
+            downlink_s_per_bit=_s_per_bit(down_bps),
+            uplink_s_per_bit=_s_per_bit(up_bps),
             round_trip_s=self.round_trip_s,
             device_rx_power_w=self.device_rx_power_w,
             device_tx_power_w=self.device_tx_power_w,

@@ -33,11 +33,15 @@ def interpolate(
     varying = [name for name, points in grid.items() if len(points) > 1]
     num_points = len(next(iter(query.values())))
     if not varying:
+        _check_single(values, where)
         return np.full(num_points, values[0])
     table = np.full([len(grid[name]) for name in varying], np.nan)
     is_filled = np.zeros(table.shape, dtype=bool)
     index = tuple(np.searchsorted(grid[name], axes[name]) for name in varying)
     table[index], is_filled[index] = values, True
+    if is_filled.sum() < len(values):
+        message = f"{where}: {len(values) - int(is_filled.sum())} points of the grid are given more than once; keep one"
+        raise OutOfTableError(message)
     if not is_filled.all():
         message = (
             f"{where}: {int((~is_filled).sum())} points of the grid {' x '.join(varying)} are missing; measure them too"
@@ -47,6 +51,12 @@ def interpolate(
 
     points = np.stack([query[name] for name in varying], axis=-1)
     return np.asarray(RegularGridInterpolator([grid[name] for name in varying], table)(points))
+
+
+def _check_single(values: FloatArray, where: str) -> None:
+    if len(values) > 1:
+        message = f"{where}: one point is given {len(values)} times; keep one"
+        raise OutOfTableError(message)
 
 
 def _check_inside(name: str, measured: FloatArray, asked: FloatArray, where: str) -> None:

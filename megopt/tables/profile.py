@@ -195,6 +195,7 @@ def load_profile(name: str | Path, device_power_w: float | None = None) -> Profi
     payload_folder = folder if (folder / "payload.csv").is_file() else folder.parent / provenance.image_payload
     if not payload_folder.is_dir():
         payload_folder = PROFILES_DIR / provenance.image_payload
+    payload_sources = set(read_provenance(payload_folder / "provenance.json").sources)
     profile = Profile(
         name=folder.resolve().name,
         compute=read_table(folder / "compute.csv", COMPUTE),
@@ -202,6 +203,7 @@ def load_profile(name: str | Path, device_power_w: float | None = None) -> Profi
         payload=read_table(payload_folder / "payload.csv", PAYLOAD),
         provenance=provenance,
     )
+    _check_sources(f"{payload_folder.name}/payload.csv", profile.payload, payload_sources)
     _check_together(profile)
     return profile if device_power_w is None else _with_device_power(profile, device_power_w)
 
@@ -215,9 +217,16 @@ def _with_device_power(profile: Profile, device_power_w: float) -> Profile:
     compute = profile.compute.copy()
     is_stated = (compute["side"] == "device") & (compute["energy_source"] == "power_model")
     compute.loc[is_stated, "energy_j"] *= device_power_w / stated.value
-    parameter = replace(stated, value=float(device_power_w), kind="modelled", source="set by profile.device_power_w")
+    parameter = replace(stated, value=float(device_power_w), kind="modelled", is_set_by_user=True)
     provenance = replace(profile.provenance, parameters={**profile.provenance.parameters, "device_power_w": parameter})
     return replace(profile, compute=compute, provenance=provenance)
+
+
+def _check_sources(file: str, table: pd.DataFrame, known: set[str]) -> None:
+    unknown = sorted(set(table["source"]) - known)
+    if unknown:
+        message = f'{file}: source {", ".join(unknown)} is not in provenance.json; add it to "sources"'
+        raise ProfileError(message)
 
 
 def _check_together(profile: Profile) -> None:
@@ -227,12 +236,7 @@ def _check_together(profile: Profile) -> None:
         ("compute.csv", profile.compute, ["side", "model", "component", "resolution_px", "batch_size", "num_steps"]),
         ("quality.csv", profile.quality, ["scheme", *QUALITY_KNOBS, "metric"]),
     ):
-        unknown = sorted(set(table["source"]) - set(profile.provenance.sources))
-        if unknown:
-            message = (
-                f'{profile.name}/{file}: source {", ".join(unknown)} is not in provenance.json; add it to "sources"'
-            )
-            raise ProfileError(message)
+        _check_sources(f"{profile.name}/{file}", table, set(profile.provenance.sources))
         is_twice = table.duplicated(key)
         if is_twice.any():
             twice = ", ".join(key)

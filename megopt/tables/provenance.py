@@ -35,12 +35,14 @@ class Parameter:
         unit: its unit, "1" for pure numbers.
         kind: one of `KINDS`.
         source: why this value, in a sentence.
+        is_set_by_user: True where an override replaced the profile's value.
     """
 
     value: float
     unit: str
     kind: str
     source: str
+    is_set_by_user: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -187,6 +187,8 @@ PAYLOAD = (
         is_nullable=True,
     ),
     Column(name="ssim", unit="1", dtype="float", meaning="mean structural similarity to the raw image", low=-1, high=1),
+    Column(name="encode_s_per_px", unit="s/px", dtype="float", meaning="time to encode, one core", low=0),
+    Column(name="decode_s_per_px", unit="s/px", dtype="float", meaning="time to decode, one core", low=0),
     Column(name="num_images", unit="1", dtype="int", meaning="images behind the row", low=1),
     _KIND,
     _SOURCE,
