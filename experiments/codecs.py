@@ -6,9 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from megopt.analysis.records import write_atomically
 from megopt.analysis.report import Report, rich_table, shown_path
 from megopt.errors import ConfigError
+from megopt.files import write_atomically
 from megopt.metering.image_codecs import bundled_photographs, measure_image_codecs, photographs_in
 
 
@@ -22,10 +22,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
 
     rows = measure_image_codecs([image for _, image in named], source="codecs")
     path = write_atomically(output_dir / "payload.csv", lambda target: rows.to_csv(target, index=False))
-    cells = [
-        ["" if is_missing(value) else str(value) for value in row]
-        for row in rows.astype(object).to_numpy()
-    ]
+    cells = [["" if is_missing(value) else str(value) for value in row] for row in rows.astype(object).to_numpy()]
     shapes = ", ".join(f"{name} {image.shape[1]}x{image.shape[0]}" for name, image in named)
     return Report(
         summary={"rows": rows.astype(object).where(rows.notna(), None).to_dict("records"), "file": str(path)},

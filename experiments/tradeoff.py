@@ -10,10 +10,11 @@ from omegaconf import DictConfig
 
 from megopt.analysis import tradeoff_report as say
 from megopt.analysis.continuous_region_split import with_closed_form
-from megopt.analysis.records import write_atomically, write_records
+from megopt.analysis.records import write_records
 from megopt.analysis.report import Report, shown_path
 from megopt.analysis.tradeoff import Sweep, tradeoff
 from megopt.analysis.tradeoff_figure import save_tradeoff_figure
+from megopt.files import write_atomically
 from megopt.problem import Limit, Problem
 from megopt.ranges import require_whole
 from megopt.schemes.action_table import ActionTable

@@ -20,9 +20,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from megopt.analysis.records import write_atomically
 from megopt.analysis.report import Report
 from megopt.errors import ConfigError, MegoptError
+from megopt.files import write_atomically
 
 INPUT_FAULT = 2
 """Exit code where the input is at fault, or no limit can be kept."""

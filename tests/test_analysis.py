@@ -15,11 +15,12 @@ from hypothesis.extra.numpy import arrays
 
 from megopt.analysis import plots
 from megopt.analysis.pareto import hypervolume, is_non_dominated
-from megopt.analysis.records import RECORD, read_records, write_atomically, write_records
+from megopt.analysis.records import RECORD, read_records, write_records
 from megopt.analysis.report import Report, rich_table
 from megopt.analysis.rollout import rollout, summarise
 from megopt.analysis.tradeoff import Sweep, Tradeoff, tradeoff
 from megopt.errors import ConfigError, ProblemError, SchemeError
+from megopt.files import write_atomically
 from megopt.policies.fixed import Fixed
 from megopt.policies.optimal import Optimal
 from megopt.problem import Limit, Problem, costs, evaluate

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megopt.analysis.records import LABELS, write_atomically
+from megopt.analysis.records import LABELS
 from megopt.arrays import FloatArray
+from megopt.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megopt.errors import ProblemError
+from megopt.files import write_atomically
 from megopt.tables.schema import Column
 
 if TYPE_CHECKING:
@@ -56,18 +55,6 @@ def write_records(records: pd.DataFrame, path: Path) -> Path:
         )
         raise ProblemError(message)
     return write_atomically(path, lambda target: records.to_parquet(target, index=False))
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Call `write(temporary_path)` beside `path`, then move the result into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def read_records(path: Path) -> pd.DataFrame:

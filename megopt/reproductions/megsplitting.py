@@ -17,9 +17,9 @@ import numpy as np
 
 from megopt.analysis.continuous_region_split import model_of
 from megopt.analysis.plots import COLORS, paper_style
-from megopt.analysis.records import write_atomically
 from megopt.analysis.report import Report, rich_table, shown_path
 from megopt.arrays import FloatArray
+from megopt.files import write_atomically
 from megopt.reproductions.megsplitting_tables import latency_table, pareto_table
 from megopt.schemes.region_split import RegionSplit
 from megopt.solvers.generation_splitting import (

@@ -240,6 +240,7 @@ class _Screen:
 
     @classmethod
     def of(cls, costs: RowCosts, chunk_states: int) -> _Screen:
+        """Return the screen of `costs` with buffers for tiles of `chunk_states` states."""
         rows = np.flatnonzero(np.isfinite(costs.objective.constant))
         if costs.take(rows).is_objective_constant:
             rows = rows[np.argsort(costs.objective.constant[rows], kind="stable")]
