@@ -8,9 +8,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from megopt.analysis.report import Report
+from megopt.ranges import require_whole
 
 
 def run(config: DictConfig, output_dir: Path) -> Report:
     """Return the report of the reproduction that conf/figure/ names."""
+    require_whole("reproduce", 0, seed=config.seed)
     report: Report = instantiate(config.figure)(output_dir=output_dir, seed=config.seed)
     return report

@@ -14,6 +14,7 @@ from megopt.analysis.records import write_records
 from megopt.analysis.report import Report, shown_path
 from megopt.analysis.tradeoff import Sweep, tradeoff
 from megopt.analysis.tradeoff_figure import save_tradeoff_figure
+from megopt.errors import ConfigError
 from megopt.files import write_atomically
 from megopt.problem import Limit, Problem
 from megopt.ranges import require_whole
@@ -23,6 +24,9 @@ from megopt.solvers import exhaustive
 from megopt.system.link import LinkState
 from megopt.tables.profile import Profile
 
+MAX_SLOTS = 20_000_000
+"""Fading slots of one run; more do not fit the memory of a small machine."""
+
 
 def run(config: DictConfig, output_dir: Path) -> Report:
     """Return the report of one trade-off; writes records.parquet, curve.csv, actions.csv and the figure."""
@@ -31,7 +35,13 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     table, notes = compile_all(schemes, profile)
     link = fading_traces(config)
     problem, sweep = problem_of(config.problem, profile, table)
-    found = tradeoff(table, link, problem, sweep, dict(instantiate(config.get("policy", {}))), config.num_traces)
+    left_out = {scheme.name for scheme in schemes} - set(table.scheme)
+    policies = {
+        name: factory
+        for name, factory in instantiate(config.get("policy", {})).items()
+        if factory.keywords.get("scheme") not in left_out
+    }
+    found = tradeoff(table, link, problem, sweep, policies, config.num_traces)
     found, closed_form = with_closed_form(found, profile, schemes, link)
     files = [
         write_records(found.records, output_dir / "records.parquet"),
@@ -39,7 +49,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         write_atomically(output_dir / "actions.csv", lambda path: table.frame().to_csv(path, index=False)),
         *save_tradeoff_figure(found, profile, sweep, output_dir / "tradeoff"),
     ]
-    nearest = exhaustive.nearest_feasible_limit(table, link, found.problems[0])
+    nearest = exhaustive.nearest_feasible_limit(table, link, found.problems[-1])
     complaints = say.complaints(found, nearest)
     return Report(
         summary={**say.summary(found, profile, sweep, nearest, files), "closed_form": closed_form},
@@ -56,6 +66,9 @@ def fading_traces(config: DictConfig) -> LinkState:
     require_whole("tradeoff", 1, num_requests=config.num_requests, num_traces=config.num_traces)
     require_whole("tradeoff", 1, num_blocks=config.num_blocks)
     require_whole("tradeoff", 0, seed=config.seed)
+    if (num := config.num_traces * config.num_requests * config.num_blocks) > MAX_SLOTS:
+        message = f"num_traces x num_requests x num_blocks = {num:,}; expected at most {MAX_SLOTS:,}; lower one of them"
+        raise ConfigError(message)
     channel, num_slots = instantiate(config.channel, _convert_="all"), config.num_requests * config.num_blocks
     seeds = np.random.SeedSequence(config.seed).spawn(config.num_traces)
     paths = [channel.sample_snr(np.random.default_rng(seed), num_slots)[:, 0] for seed in seeds]

@@ -27,10 +27,16 @@ from megopt.files import write_atomically
 INPUT_FAULT = 2
 """Exit code where the input is at fault, or no limit can be kept."""
 REPORT_FILE = "report.json"
+HYDRA_FLAGS = ("-m", "--multirun", "-c", "--cfg", "-p", "--package", "--resolve", "--info", "-i", "-r", "--run")
+"""Flags that go through to Hydra."""
 
 
 def run_verb(verb: str, overrides: list[str]) -> int:
     """Run `megopt VERB overrides` and return the exit code."""
+    flags = [item for item in overrides if item.startswith("-") and item.split("=")[0] not in HYDRA_FLAGS]
+    if flags:
+        _complain(f"{verb} has no flag {flags[0]!r}; options are key=value (`megopt {verb} --help`), -m and --cfg job")
+        return INPUT_FAULT
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach us whole instead of being printed by Hydra
     sys.argv = [f"megopt {verb}", *overrides]
     app = hydra.main(version_base="1.3", config_path="pkg://megopt.conf", config_name=verb)(_task)
@@ -41,7 +47,19 @@ def run_verb(verb: str, overrides: list[str]) -> int:
     except (MegoptError, HydraException, OmegaConfBaseException) as error:
         _complain(_explain(error, verb))
         return INPUT_FAULT
+    except ValueError as error:  # Hydra refuses some overrides with a bare ValueError
+        if not _raised_in_hydra(error):
+            raise
+        _complain(_explain(error, verb))
+        return INPUT_FAULT
     return 0
+
+
+def _raised_in_hydra(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("hydra.")
 
 
 def _task(config: DictConfig) -> None:
@@ -98,7 +116,7 @@ def _explain(error: BaseException, verb: str) -> str:
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
     if unknown:
         return _unknown_key(unknown.group(1) or unknown.group(2), verb)
-    return re.sub(r" full_key: .*$", "", text)
+    return re.sub(r" (full_key|Config search path): .*$", "", text)
 
 
 def _unknown_key(key: str, verb: str) -> str:

@@ -55,6 +55,9 @@ class Limit:
                 f"limit on {self.quantity} is {self.bound!r}; expected a number; set problem.limits.{self.quantity}"
             )
             raise ProblemError(message)
+        if self.quantity != "quality" and self.bound < 0:
+            message = f"limit on {self.quantity} is {self.bound:g}; seconds and joules are >= 0"
+            raise ProblemError(message)
 
     def __str__(self) -> str:
         return f"{self.quantity} {'at least as good as' if self.quantity == 'quality' else '<='} {self.bound:g}"

@@ -193,6 +193,12 @@ BAD_INPUT = [
     ("problem.sweep.limits=[0.5,1]", "nearest feasible limit is"),
     ("problem.limits.latency_s=0.01", "nearest feasible limit"),
     ("==", "=="),
+    ("--foo", "tradeoff has no flag '--foo'; options are key=value"),
+    ("num_requests=10000000000", "expected at most 20,000,000; lower one of them"),
+    ("num_steps=[25,30]", "holds no quality over num_steps, which would look free"),
+    ("problem.limits.latency_s=-1", "limit on latency_s is -1; seconds and joules are >= 0"),
+    ("problem.objective=energy_j", "energy_j is both the objective and the swept limit"),
+    ("profile=null", "Config group override must be a string or a list"),
 ]
 
 
@@ -222,6 +228,25 @@ def test_bad_input_gets_one_line_and_exit_code_2(
 def test_unusual_but_legal_settings_run(overrides: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     report = answer(capfd, "tradeoff", *FAST, *overrides.split(" "))
     assert all((here / path).is_file() for path in report["files"])
+
+
+def test_the_optimum_over_all_rows_has_the_largest_hypervolume(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    volumes = answer(capfd, "tradeoff", "num_requests=4", "num_traces=4")["hypervolume"]
+    assert set(volumes) == {"optimal", "step_split"}
+    assert volumes["optimal"] >= volumes["step_split"]
+
+
+def test_ties_in_quality_are_broken_by_latency(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    report = answer(capfd, "tradeoff", "experiment=megsplitting", "problem=max_quality", "policy=[optimal]")
+    last = report["curve"][-1]
+    assert last["quality"] == 1.0
+    assert last["latency_s"] == pytest.approx(4.1405, abs=1e-4)  # model split, not the slower lossless images
+
+
+def test_the_nearest_limit_is_named_for_the_most_relaxed_problem(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["tradeoff", *FAST, "problem.limits.latency_s=1"]) == 2
+    line = capfd.readouterr().err
+    assert "latency_s <= 1 is below what any row reaches; the nearest feasible limit is 2.9" in line
 
 
 def test_the_closed_form_keeps_its_own_limit(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -134,6 +134,12 @@ def tradeoff(
             "problem.sweep.limits, or sweep another problem.sweep.quantity"
         )
         raise ConfigError(message)
+    if sweep.quantity == problem.objective:
+        message = (
+            f"{sweep.quantity} is both the objective and the swept limit; choose another problem.objective or "
+            "problem.sweep.quantity"
+        )
+        raise ConfigError(message)
     if not policies:
         message = "no policy was named; choose with policy=[optimal,model_split]"
         raise ConfigError(message)

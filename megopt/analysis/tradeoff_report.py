@@ -31,6 +31,8 @@ def curve_table(found: Tradeoff, sweep: Sweep) -> Table:
     rows = [_curve_row(point, held) for _, point in curve[is_shown].iterrows()]
     num_traces, num_requests = found.records["trace"].nunique(), int(curve["num_requests"].max())
     title = f"{found.records['profile'].iloc[0]}: means over {num_requests} requests on {num_traces} fading traces"
+    if len(found.limits) > MAX_LIMITS_SHOWN:
+        title += f"; {MAX_LIMITS_SHOWN} of {len(found.limits)} limits, all are in curve.csv"
     return rich_table(title, [*header, found.metric or "quality", "violations", "outage"], rows)
 
 
@@ -89,7 +91,7 @@ def closed_form_tables(facts: dict[str, float]) -> list[Table]:
 
 def summary(found: Tradeoff, profile: Profile, sweep: Sweep, nearest: str, files: Sequence[Path]) -> dict[str, Any]:
     """Return the JSON object of the run."""
-    reference, volumes = _hypervolumes(found.curve[np.isfinite(found.curve["limit"])], sweep)
+    reference, volumes = _hypervolumes(found.curve[np.isfinite(found.curve["limit"])])
     return {
         "profile": profile.name,
         "parameters": {name: parameter.value for name, parameter in profile.provenance.parameters.items()},
@@ -120,12 +122,14 @@ def summary(found: Tradeoff, profile: Profile, sweep: Sweep, nearest: str, files
     }
 
 
-def _hypervolumes(curve: pd.DataFrame, sweep: Sweep) -> tuple[dict[str, float], dict[str, float]]:
+def _hypervolumes(curve: pd.DataFrame) -> tuple[dict[str, float], dict[str, float]]:
     """Return the reference, the worst of all swept points, and each swept policy's volume below it.
 
-    Both axes, objective and limited quantity, are minimised. Volumes compare policies of one run only.
+    The axes are objective and limit, both minimised, over the points that keep their limit, so that no policy can beat
+    the optimum over all rows. Volumes compare policies of one run only.
     """
-    columns = ["objective", sweep.quantity]
+    columns = ["objective", "limit"]
+    curve = curve[curve["violation_rate"] == 0]
     points = curve[columns].to_numpy(dtype=float)
     finite = points[np.isfinite(points).all(axis=1)]
     if not len(finite):
@@ -163,6 +167,9 @@ def notes(found: Tradeoff) -> list[str]:
     partly = partly if found.status == Status.PARTLY_INFEASIBLE else []
     outages = found.curve.loc[found.curve["outage_rate"] > 0, "policy"].unique()
     lines = [*found.notes, *partly[:1]]
+    problem = found.problems[0]
+    if problem.objective != "quality" and not any(limit.quantity == "quality" for limit in problem.limits):
+        lines.append(f"no limit on quality is set; set problem.limits.quality to bound {problem.metric or 'it'}")
     if len(outages):
         lines.append(f"requests in outage are left out of the means of {', '.join(outages)}; see the column outage")
     return lines

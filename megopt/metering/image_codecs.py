@@ -91,7 +91,11 @@ def photographs_in(folder: Path) -> Iterator[tuple[str, Image]]:
         )
         raise ConfigError(message)
     for path in paths:
-        yield path.name, np.asarray(PillowImage.open(path).convert("RGB"))
+        try:
+            yield path.name, np.asarray(PillowImage.open(path).convert("RGB"))
+        except OSError as error:
+            message = f"images={folder.name}: {path.name} is no readable image ({error}); mend or remove it"
+            raise ConfigError(message) from error
 
 
 def measure_image_codecs(images: list[Image], source: str) -> pd.DataFrame:

@@ -14,6 +14,8 @@ from megopt.problem import Problem
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers import exhaustive
 from megopt.solvers.feasibility import least_violating_rows
+from megopt.system.link import LinkState
+from megopt.system.outcome import terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +46,19 @@ class Optimal:
         is_candidate = self.table.scheme == self.scheme if self.scheme else np.ones(len(self.table), dtype=bool)
         return np.flatnonzero(is_candidate)
 
+    def _by_latency(self, link: LinkState) -> IntArray:
+        """Return the candidates, fastest first at the median link: of rows with equal objective the first is taken."""
+        candidates = self._candidates()
+        alive = np.isfinite(link.downlink_s_per_bit) & np.isfinite(link.uplink_s_per_bit)
+        if not alive.any():
+            return candidates
+        down, up = np.median(link.downlink_s_per_bit[alive]), np.median(link.uplink_s_per_bit[alive])
+        latency_s = terms(self.table.work.take(candidates), link, "latency_s").at(down, up)
+        return candidates[np.argsort(latency_s, kind="stable")]
+
     def act(self, observation: Observation) -> IntArray:
         """Return the best row for every request, shape (num_requests,)."""
-        candidates = self._candidates()
+        candidates = self._by_latency(observation.link)
         table = self.table.take(candidates)
         solution = exhaustive.solve(table, observation.link, self.problem)
         rows = solution.rows.copy()

@@ -49,11 +49,11 @@ class Conventional:
         where = f"scheme {self.name}"
         require_whole_list(where, 1, num_steps=self.num_steps)
         require_whole(where, 1, codec_bits=self.codec_bits)
-        require_within(where, 0, np.inf, prompt_bits=self.prompt_bits)
+        require_within(where, 0, 1e12, prompt_bits=self.prompt_bits)
 
     def compile(self, profile: Profile) -> ActionTable:
         """Return the rows that `profile` can carry; see `Scheme.compile`."""
-        refuse_unmeasured(profile, self.name, codec_bits=self.codec_bits != 16)
+        refuse_unmeasured(profile, self.name, codec_bits=self.codec_bits != 16, num_steps=len(self.num_steps) > 1)
         runs = edge_full_runs(profile, tuple(self.num_steps))
         tables = [self._edge_only(profile, codec, runs) for codec in self.image_codecs]
         if profile.has("device", "vae_decode"):

@@ -59,7 +59,7 @@ class RegionSplit:
         require_whole(where, 2, num_region_ratios=self.num_region_ratios, num_device_powers=self.num_device_powers)
         require_whole(where, 1, codec_bits=self.codec_bits)
         require_within(where, 1e-9, 1e9, cost_factor=self.cost_factor)
-        require_within(where, 0, np.inf, prompt_bits=self.prompt_bits)
+        require_within(where, 0, 1e12, prompt_bits=self.prompt_bits)
         require_within(where, 1e-9, 1.0, device_power_ratio_min=self.device_power_ratio_min)
 
     def compile(self, profile: Profile) -> ActionTable:

@@ -52,7 +52,7 @@ def refuse_unmeasured(profile: Profile, scheme: str, **lossy_knobs: bool) -> Non
     Args:
         profile: the profile.
         scheme: name of the scheme.
-        **lossy_knobs: by knob name, whether the scheme offers a value that loses something.
+        **lossy_knobs: by knob name, whether the scheme offers values that differ in quality.
 
     Raises:
         SchemeError: if a lossy knob is no column of the scheme's quality rows.
@@ -62,7 +62,7 @@ def refuse_unmeasured(profile: Profile, scheme: str, **lossy_knobs: bool) -> Non
     if free:
         message = (
             f"scheme {scheme}: profile {profile.name} holds no quality over {', '.join(free)}, which would look free; "
-            "keep merge_ratio at 0 and codec_bits at 16, or use a profile that measured them"
+            "keep merge_ratio at 0, codec_bits at 16 and one num_steps, or use a profile that measured them"
         )
         raise SchemeError(message)
 

@@ -66,14 +66,16 @@ class StepSplit:
         require_whole_list(f"scheme {self.name}", 1, num_steps=self.num_steps, codec_bits=self.codec_bits)
         if self.split_steps is not None:
             require_whole_list(f"scheme {self.name}", 1, split_steps=self.split_steps)
-        require_within(f"scheme {self.name}", 0, np.inf, prompt_bits=self.prompt_bits)
+        require_within(f"scheme {self.name}", 0, 1e12, prompt_bits=self.prompt_bits)
         require_within(f"scheme {self.name}", 0, 1, merge_ratios=self.merge_ratios)
 
     def compile(self, profile: Profile) -> ActionTable:
         """Return one row per combination of the knobs; see `Scheme.compile`."""
         require(profile, self.name, *NEEDS)
         is_merging, is_coded = any(r > 0 for r in self.merge_ratios), any(q != 16 for q in self.codec_bits)
-        refuse_unmeasured(profile, self.name, merge_ratio=is_merging, codec_bits=is_coded)
+        refuse_unmeasured(
+            profile, self.name, merge_ratio=is_merging, codec_bits=is_coded, num_steps=len(self.num_steps) > 1
+        )
         settings = self._settings(profile)
         num_rows = len(settings["num_steps"])
         labels = [
