@@ -9,6 +9,7 @@ import numpy as np
 from megopt.analysis import plots
 from megopt.analysis.tradeoff import Sweep, Tradeoff
 from megopt.tables.profile import Profile
+from megopt.tables.schema import METRICS
 
 
 def save_tradeoff_figure(found: Tradeoff, profile: Profile, sweep: Sweep, path: Path) -> list[Path]:
@@ -22,6 +23,8 @@ def save_tradeoff_figure(found: Tradeoff, profile: Profile, sweep: Sweep, path: 
     with plots.paper_style():
         panels = plots.new_panels(2 if timed else 1)
         plots.plot_tradeoff(found.curve, sweep.quantity, objective, panels[0])
+        if objective == "quality":
+            panels[0].set_ylabel(f"{found.metric}, mean per request [{METRICS[found.metric].unit}]".replace(" [1]", ""))
         if timed:
             plots.plot_time_parts(found.records, timed, panels[1])
         plots.legend_below(panels[0])
