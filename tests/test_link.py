@@ -159,3 +159,13 @@ def test_link_yaml(name: str) -> None:
 def test_link_refuses(make: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_a_payload_over_several_blocks_is_sent_at_their_mean_rate() -> None:
+    snr = np.array([[1.0, 3.0], [0.0, 15.0]])
+    state = Link(bandwidth_hz=1e6).state(snr)
+    np.testing.assert_allclose(1.0 / state.downlink_s_per_bit, [1.5e6, 2.0e6])
+    np.testing.assert_allclose(state.snr, [2.0, 7.5])
+    np.testing.assert_array_equal(state.uplink_s_per_bit, state.downlink_s_per_bit)
+    weak = Link(bandwidth_hz=1e6, uplink_snr_offset_db=-10.0).state(snr)
+    assert np.all(weak.uplink_s_per_bit > weak.downlink_s_per_bit)

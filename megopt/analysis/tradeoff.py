@@ -38,7 +38,7 @@ class Sweep:
     """
 
     quantity: str
-    values: tuple[float, ...] = ()
+    values: Sequence[float] = ()
     num_points: int = 24
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class Sweep:
             message = f"problem.sweep.quantity = {self.quantity!r}; expected one of {', '.join(COST_QUANTITIES)}"
             raise ConfigError(message)
         require_whole("problem.sweep", 2, num_points=self.num_points)
-        if not isinstance(self.values, list | tuple):
+        if isinstance(self.values, str) or not hasattr(self.values, "__len__"):
             message = f"problem.sweep.limits = {self.values!r}; expected a list, such as [{self.values}]"
             raise ConfigError(message)
         for value in self.values:

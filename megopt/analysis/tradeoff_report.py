@@ -142,11 +142,11 @@ def _hypervolumes(curve: pd.DataFrame) -> tuple[dict[str, float], dict[str, floa
     return dict(zip(columns, map(float, worst), strict=True)), volumes
 
 
-def _front(curve: pd.DataFrame, sweep: Sweep) -> list[dict[str, Any]]:
+def _front(curve: pd.DataFrame, sweep: Sweep) -> list[dict[Any, Any]]:
     """Return the points, of any policy, that no other beats in both objective and limited quantity."""
     is_kept = is_non_dominated(curve[["objective", sweep.quantity]].to_numpy(dtype=float))
     columns = list(dict.fromkeys(["policy", "limit", "objective", sweep.quantity]))
-    front: list[dict[str, Any]] = curve.loc[is_kept, columns].to_dict("records")
+    front: list[dict[Any, Any]] = curve.loc[is_kept, columns].to_dict("records")
     return front
 
 

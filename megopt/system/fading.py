@@ -58,6 +58,8 @@ def advance_scattered(rng: np.random.Generator, amplitude: ComplexArray, correla
     """Return the scattered `amplitude` [1] one slot later, same shape; a frozen channel (rho = 1) draws nothing."""
     if correlation == 1.0:
         return amplitude
+    if correlation == 0.0:
+        return scattered(rng, amplitude.shape)
     return _blend(amplitude, scattered(rng, amplitude.shape), correlation)
 
 
@@ -96,8 +98,11 @@ def power_gain(share: FloatArray, amplitude: ComplexArray) -> FloatArray:
         share: specular share s [1], broadcasts against the amplitudes.
         amplitude: scattered amplitudes g [1], any shape.
     """
-    in_phase = np.sqrt(share) + np.sqrt(1.0 - share) * amplitude.real
-    quadrature = np.sqrt(1.0 - share) * amplitude.imag
+    if share.size and share.min() == share.max():  # one share for all devices: no array of roots
+        share = share.ravel()[:1]
+    scattered_root = np.sqrt(1.0 - share)
+    in_phase = np.sqrt(share) + scattered_root * amplitude.real
+    quadrature = scattered_root * amplitude.imag
     return np.asarray(in_phase**2 + quadrature**2)
 
 

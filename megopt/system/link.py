@@ -179,6 +179,11 @@ class Link:
             return cqi_rate_bps(bandwidth_hz, snr, self.bler)
         return shannon_rate_bps(bandwidth_hz, snr)
 
+    def _mean_rate_bps(self, bandwidth_hz: float, snr: FloatArray) -> FloatArray:
+        """Return the rate [bit/s] over the blocks of each request, shape (num_requests,)."""
+        rate_bps = self.rate_bps(bandwidth_hz, snr)
+        return np.asarray(rate_bps.mean(axis=1)) if rate_bps.ndim == 2 else rate_bps
+
     def state(self, snr: FloatArray) -> LinkState:
         """Return the link that requests with these SNRs meet.
 
@@ -194,15 +199,16 @@ class Link:
         Raises:
             ConfigError: if an SNR is negative or NaN.
         """
-        uplink_hz = self.bandwidth_hz if self.uplink_bandwidth_hz is None else self.uplink_bandwidth_hz
-        uplink_snr = snr * linear_from_db(self.uplink_snr_offset_db)
-        down_bps, up_bps = self.rate_bps(self.bandwidth_hz, snr), self.rate_bps(uplink_hz, uplink_snr)
-        if np.ndim(snr) == 2:
-            snr, down_bps, up_bps = snr.mean(axis=1), down_bps.mean(axis=1), up_bps.mean(axis=1)
+        downlink = _s_per_bit(self._mean_rate_bps(self.bandwidth_hz, snr))
+        if self.uplink_snr_offset_db == 0.0 and self.uplink_bandwidth_hz in (None, self.bandwidth_hz):
+            uplink = downlink  # the same band at the same SNR
+        else:
+            uplink_hz = self.bandwidth_hz if self.uplink_bandwidth_hz is None else self.uplink_bandwidth_hz
+            uplink = _s_per_bit(self._mean_rate_bps(uplink_hz, snr * linear_from_db(self.uplink_snr_offset_db)))
         return LinkState(
-            snr=snr,
-            downlink_s_per_bit=_s_per_bit(down_bps),
-            uplink_s_per_bit=_s_per_bit(up_bps),
+            snr=snr.mean(axis=1) if np.ndim(snr) == 2 else snr,
+            downlink_s_per_bit=downlink,
+            uplink_s_per_bit=uplink,
             round_trip_s=self.round_trip_s,
             device_rx_power_w=self.device_rx_power_w,
             device_tx_power_w=self.device_tx_power_w,

@@ -1,0 +1,166 @@
+"""Settings to start from: the defaults of `megopt/Request-v0`, and the setting of MEG-CVPO.
+
+Each function returns the `EnvParams` of one scenario; what is left out takes the value that its docstring names.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from megopt.envs.dynamics import EnvParams
+from megopt.errors import ConfigError, NotOfferedError
+from megopt.problem import Limit, Problem
+from megopt.schemes.action_table import ActionTable
+from megopt.schemes.conventional import Conventional
+from megopt.schemes.region_split import RegionSplit
+from megopt.schemes.scheme import Scheme, compile_all
+from megopt.schemes.step_split import StepSplit
+from megopt.system.channel import Channel, LogDistance, Rayleigh
+from megopt.system.link import Link
+from megopt.tables.profile import Profile, Side, load_profile
+
+DEFAULT_PROFILE = "megsplitting_sdxl"
+CVPO_STEPS = tuple(range(4, 13))
+CVPO_MERGE_RATIOS = tuple(round(0.1 * tenth, 1) for tenth in range(10))
+_CVPO_PARTS: tuple[tuple[Side, str], ...] = (
+    ("edge", "denoise_step"),
+    ("edge", "pipeline_overhead"),
+    ("edge", "merge"),
+    ("device", "unmerge"),
+    ("device", "vae_decode"),
+)
+
+
+def request(
+    *,
+    profile: str | Path | Profile = DEFAULT_PROFILE,
+    schemes: Sequence[Scheme] | None = None,
+    channel: Channel | None = None,
+    link: Link | None = None,
+    problem: Problem | None = None,
+    episode_length: int = 64,
+    is_pipelined: bool = False,
+    battery_j: float = np.inf,
+    deadline_s: float = np.inf,
+) -> EnvParams:
+    """Return the parameters of one device with one request at a time.
+
+    Args:
+        profile: measured tables, or the name or folder of a profile.
+        schemes: ways to share; those that the profile cannot carry are left out. By default conventional and step
+            split with 25 steps, and region split on a grid of 13 x 12, all without prompt bits.
+        channel: SNR of the requests; by default Rayleigh fading at 10 dB, anew for each request.
+        link: by default that of MEGSplitting as published: Shannon on 1 MHz, no radio energy.
+        problem: by default least latency with at most 40 J at the device.
+        episode_length: requests in an episode [1].
+        is_pipelined: whether the edge computes while the previous request is on the air.
+        battery_j: device energy of an episode [J]; inf is a device on mains.
+        deadline_s: a request that takes longer is reported as late [s].
+    """
+    tables = profile if isinstance(profile, Profile) else load_profile(profile)
+    table, _ = compile_all(list(schemes or _default_schemes()), tables)
+    return EnvParams(
+        table=table,
+        link=link or Link(),
+        channel=channel or Rayleigh(snr_db=10.0),
+        problem=problem or _default_problem(table),
+        episode_length=episode_length,
+        is_pipelined=is_pipelined,
+        battery_j=battery_j,
+        deadline_s=deadline_s,
+    )
+
+
+def _default_schemes() -> list[Scheme]:
+    return [
+        Conventional(num_steps=(25,), prompt_bits=0.0),
+        StepSplit(num_steps=(25,), prompt_bits=0.0),
+        RegionSplit(num_region_ratios=13, num_device_powers=12, prompt_bits=0.0),
+    ]
+
+
+def _default_problem(table: ActionTable) -> Problem:
+    """Return least latency with 40 J at the device; SSIM is reported where the table holds it."""
+    limits = (Limit(quantity="device_energy_j", bound=40.0),)
+    return Problem(objective="latency_s", metric="ssim" if "ssim" in table.metrics else "", limits=limits)
+
+
+def meg_cvpo(
+    *,
+    profile: str | Path | Profile = DEFAULT_PROFILE,
+    schemes: Sequence[Scheme] | None = None,
+    metric: str = "psnr_db",
+    episode_length: int = 64,
+    is_pipelined: bool = True,
+    k_factor_db: float = -np.inf,
+) -> EnvParams:
+    """Return the setting of MEG-CVPO on any profile with step and merging knobs.
+
+    200 to 300 m, path loss 35.3 + 37.6 log10(d/m) dB, 30 dBm, noise -94 dBm, 1 MHz, 64 requests an episode, mean limits
+    of 3 s and 1.8 kJ, pipelining. Its reward -log(MSE) is the peak SNR up to a factor: psnr_db = -10 log10(MSE).
+
+    Args:
+        profile: measured tables, or the name or folder of a profile.
+        schemes: ways to share; by default step split with 4 to 12 steps and merge ratios from 0 to 0.9.
+        metric: quality metric of the reward.
+        episode_length: requests in an episode [1].
+        is_pipelined: whether the edge computes while the previous request is on the air.
+        k_factor_db: Rician factor [dB]; the paper states no small-scale fading, -inf is Rayleigh.
+
+    Raises:
+        NotOfferedError: naming all that the profile lacks.
+
+    Source: MEG-CVPO (arXiv 2407.07245).
+    """
+    tables = profile if isinstance(profile, Profile) else load_profile(profile)
+    _require_step_and_merge_knobs(tables, metric)
+    chosen = schemes or [StepSplit(num_steps=CVPO_STEPS, merge_ratios=CVPO_MERGE_RATIOS, prompt_bits=0.0)]
+    limits = (Limit(quantity="latency_s", bound=3.0), Limit(quantity="energy_j", bound=1800.0))
+    return request(
+        profile=tables,
+        schemes=chosen,
+        channel=LogDistance(k_factor_db=k_factor_db),
+        link=Link(bandwidth_hz=1e6),
+        problem=Problem(objective="quality", metric=metric, limits=limits),
+        episode_length=episode_length,
+        is_pipelined=is_pipelined,
+    )
+
+
+def _require_step_and_merge_knobs(profile: Profile, metric: str) -> None:
+    """Raise `NotOfferedError` unless the profile times steps and merging and holds the metric over both knobs."""
+    missing = [f"a row for {side} {part}" for side, part in _CVPO_PARTS if not profile.has(side, part)]
+    rows = profile.quality[profile.quality["metric"] == metric]
+    for knob in ("num_steps", "merge_ratio"):
+        if rows[knob].nunique() < 2:
+            missing.append(f"{metric} at several values of {knob}")
+    if missing:
+        message = (
+            f"scenario meg_cvpo: profile {profile.name} lacks {'; '.join(missing)}; "
+            "choose a profile that holds them (`megopt info`), or the scenario request"
+        )
+        raise NotOfferedError(message)
+
+
+SCENARIOS: dict[str, Callable[..., EnvParams]] = {"request": request, "meg_cvpo": meg_cvpo}
+
+
+def params_of(scenario: str, settings: dict[str, object]) -> EnvParams:
+    """Return the parameters of a scenario by name.
+
+    Raises:
+        ConfigError: for a name or a setting that does not exist.
+    """
+    if scenario not in SCENARIOS:
+        message = f"environment: scenario is {scenario!r}; expected one of {', '.join(SCENARIOS)}; change scenario"
+        raise ConfigError(message)
+    known = list(inspect.signature(SCENARIOS[scenario]).parameters)
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        message = f"environment: scenario {scenario} has no {', '.join(unknown)}; expected some of {', '.join(known)}"
+        raise ConfigError(message)
+    return SCENARIOS[scenario](**settings)
