@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from megopt.analysis import tradeoff_report as say
 from megopt.analysis.continuous_region_split import with_closed_form
@@ -83,7 +83,7 @@ def problem_of(config: DictConfig, profile: Profile, table: ActionTable) -> tupl
     problem = Problem(objective=config.objective, metric=metric, limits=limits)
     quantity = profile.provenance.energy if config.sweep.quantity == "auto" else config.sweep.quantity
     values = config.sweep.limits
-    is_list = not isinstance(values, str) and hasattr(values, "__iter__")
-    return problem, Sweep(
-        quantity=quantity, values=tuple(values) if is_list else values, num_points=config.sweep.num_points
-    )
+    if not isinstance(values, ListConfig):
+        message = f"problem.sweep.limits = {values!r}; expected a list, such as [{values}]"
+        raise ConfigError(message)
+    return problem, Sweep(quantity=quantity, values=tuple(values), num_points=config.sweep.num_points)

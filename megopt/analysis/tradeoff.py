@@ -46,9 +46,6 @@ class Sweep:
             message = f"problem.sweep.quantity = {self.quantity!r}; expected one of {', '.join(COST_QUANTITIES)}"
             raise ConfigError(message)
         require_whole("problem.sweep", 2, num_points=self.num_points)
-        if isinstance(self.values, str) or not hasattr(self.values, "__len__"):
-            message = f"problem.sweep.limits = {self.values!r}; expected a list, such as [{self.values}]"
-            raise ConfigError(message)
         for value in self.values:
             require_within("problem.sweep", 1e-300, np.finfo(float).max, limits=value)
 
