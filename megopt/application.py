@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from megopt.analysis.report import Report
+from megopt.configuration import root_name
 from megopt.errors import ConfigError, MegoptError
 from megopt.files import write_atomically
 
@@ -39,7 +40,7 @@ def run_verb(verb: str, overrides: list[str]) -> int:
         return INPUT_FAULT
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach us whole instead of being printed by Hydra
     sys.argv = [f"megopt {verb}", *overrides]
-    app = hydra.main(version_base="1.3", config_path="pkg://megopt.conf", config_name=verb)(_task)
+    app = hydra.main(version_base="1.3", config_path="pkg://megopt.conf", config_name=root_name(verb))(_task)
     try:
         app()
     except SystemExit as exit_request:
@@ -122,7 +123,7 @@ def _explain(error: BaseException, verb: str) -> str:
 def _unknown_key(key: str, verb: str) -> str:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module(version_base="1.3", config_module="megopt.conf"):
-        known = _leaf_keys(OmegaConf.to_container(hydra.compose(config_name=verb), resolve=False))
+        known = _leaf_keys(OmegaConf.to_container(hydra.compose(config_name=root_name(verb)), resolve=False))
     near = difflib.get_close_matches(key, [*known, *{name.split(".")[0] for name in known}], n=1)
     guess = f"; did you mean {near[0]}?" if near else ""
     return f"{verb} has no key {key!r}{guess} (`megopt {verb} --help` lists the keys)"

@@ -6,7 +6,7 @@ import difflib
 import sys
 
 from megopt import __version__
-from megopt.configuration import CONF_DIR, VERBS, group_choices, group_names
+from megopt.configuration import CONF_DIR, VERBS, group_choices, group_names, root_name
 
 HIDDEN = ("  - _self_", "  - override hydra")
 """Lines of a root yaml that mean nothing to a user."""
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def verb_help(verb: str) -> str:
     """Return the help of one verb: its root yaml, which carries a comment per key, and the choices of each group."""
-    text = (CONF_DIR / f"{verb}.yaml").read_text(encoding="utf-8")
+    text = (CONF_DIR / f"{root_name(verb)}.yaml").read_text(encoding="utf-8")
     shown = "\n".join(line for line in text.split("\nhydra:")[0].splitlines() if not line.startswith(HIDDEN)).rstrip()
     groups = [name for name in group_names() if f"- {name}:" in text or f"/{name}:" in text]
     lines = [f"megopt {verb}: {VERBS[verb]}", "", shown, ""]

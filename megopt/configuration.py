@@ -10,8 +10,14 @@ VERBS = {
     "reproduce": "a published figure, published numbers beside computed ones",
     "info": "what there is: profiles, schemes, channels, links, policies, one line each",
     "benchmark": "speed against a floor or a peer measured in the same run",
+    "train-models": "train the bundled diffusion models part by part, and export them",
     "codecs": "measure the bits of really encoded images and write payload.csv",
 }
+
+
+def root_name(verb: str) -> str:
+    """Return the name of a verb's script and root yaml: the verb with underscores."""
+    return verb.replace("-", "_")
 
 
 def group_names() -> list[str]:

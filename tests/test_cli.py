@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from megopt.cli import main, verb_help
-from megopt.configuration import CONF_DIR, VERBS, group_choices, group_names
+from megopt.configuration import CONF_DIR, VERBS, group_choices, group_names, root_name
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["num_requests=4", "num_traces=4", "problem.sweep.num_points=4"]
@@ -51,9 +51,9 @@ def test_help_is_light_and_names_every_verb() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_a_script_a_root_yaml_and_a_help_that_explains_each_key(verb: str) -> None:
-    assert (ROOT / "experiments" / f"{verb}.py").is_file()
+    assert (ROOT / "experiments" / f"{root_name(verb)}.py").is_file()
     assert VERBS[verb] in verb_help(verb)
-    text = (CONF_DIR / f"{verb}.yaml").read_text()
+    text = (CONF_DIR / f"{root_name(verb)}.yaml").read_text()
     own = text.split("\nhydra:")[0].split("_self_")[-1].splitlines()
     for line in own:
         if ":" in line and "override" not in line:

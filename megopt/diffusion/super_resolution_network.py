@@ -1,0 +1,186 @@
+"""Super-resolution networks of the bundled models, x2 or x4, light and by diffusion.
+
+Both predict the residual r of a cubic enlargement e of a low-resolution image:
+
+    light      r = net(low)                              one pass, `super_resolution.NetworkUpscaler`
+    diffusion  v = net(a_t r / c + s_t n, e, t)          as in `training_denoiser`, c = `RESIDUAL_SCALE`; sampled by
+                                                         `super_resolution.DiffusionUpscaler`
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from megopt.diffusion.diffusers_classes import ConfigMixin, ModelMixin, UNet2DModel, register_to_config
+from megopt.diffusion.super_resolution import SCALES
+from megopt.diffusion.training_autoencoder import to_network
+from megopt.diffusion.training_data import SceneSet
+from megopt.diffusion.training_denoiser import NUM_TIMES, mixed, noise_schedule
+from megopt.diffusion.training_objective import Objective
+from megopt.errors import ConfigError
+
+RESIDUAL_SCALE = 0.1
+"""c: about the deviation of residuals, pixels lying in [-1, 1]."""
+_CHUNK = 16
+
+
+class LightSuperResolution(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """A few convolutions at low resolution beside a cubic enlargement."""
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(self, scale: int = 2, width: int = 32, num_layers: int = 4) -> None:
+        super().__init__()
+        _require_scale(scale)
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
+        for _ in range(num_layers - 1):
+            layers += [nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)]
+        self.layers = nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, 3 * scale**2, 3, padding=1))
+        nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, low: torch.Tensor) -> torch.Tensor:
+        """Return pixels in [-1, 1], shape (n, 3, scale * height, scale * width), from (n, 3, height, width)."""
+        scale = self.config["scale"]
+        return enlarged(low, scale) + functional.pixel_shuffle(self.layers(low), scale)
+
+
+class DiffusionSuperResolution(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Denoises residuals of a cubic enlargement; works on blocks of scale x scale pixels for speed."""
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(self, scale: int = 2, widths: tuple[int, ...] = (32, 64, 64)) -> None:
+        super().__init__()
+        _require_scale(scale)
+        self.unet = UNet2DModel(
+            in_channels=6 * scale**2,
+            out_channels=3 * scale**2,
+            block_out_channels=widths,
+            layers_per_block=1,
+            down_block_types=("DownBlock2D",) * len(widths),
+            up_block_types=("UpBlock2D",) * len(widths),
+            norm_num_groups=8,
+            add_attention=False,
+        )
+
+    def forward(self, pixels: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """Return velocities, shape (n, 3, height, width).
+
+        Args:
+            pixels: the noisy residual over `RESIDUAL_SCALE` beside the enlargement, shape (n, 6, height, width); sides
+                are multiples of 4 scale.
+            time: one for all, or one per image, shape (n,).
+        """
+        scale = self.config["scale"]
+        output = self.unet(functional.pixel_unshuffle(pixels, scale), time).sample
+        return functional.pixel_shuffle(output, scale)
+
+
+def enlarged(low: torch.Tensor, scale: int) -> torch.Tensor:
+    """Return the cubic enlargement of pixels (n, 3, height, width)."""
+    return functional.interpolate(low.float(), scale_factor=scale, mode="bicubic", antialias=False)
+
+
+def reduced(images: torch.Tensor, factor: int) -> torch.Tensor:
+    """Return the box average of pixels (n, 3, height, width), which looks like a render at that size."""
+    return functional.avg_pool2d(images, factor)
+
+
+class SuperResolutionObjective(Objective):
+    """What light and diffusion super-resolution share: pairs of patches from renders at four times the side."""
+
+    def __init__(self, train: SceneSet, test: SceneSet, *, scale: int, patch_px: int = 24, device: str = "cpu") -> None:
+        _require_scale(scale)
+        self.scale, self.patch_px, self.num_samples, self.device = scale, patch_px, len(train), device
+        self._images, self._test = torch.from_numpy(train.images), test
+
+    def pairs(self, rows: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return patches at low and high resolution, (n, 3, patch_px, patch_px) and `scale` times that."""
+        side = self.patch_px * max(SCALES)
+        low, high = zip(*(self._pair(row, side, rng) for row in rows), strict=True)
+        return torch.cat(low).to(self.device), torch.cat(high).to(self.device)
+
+    def describe(self) -> dict[str, Any]:
+        """Return scale and patch size."""
+        return {"part": type(self).__name__, "scale": self.scale, "patch_px": self.patch_px}
+
+    def _pair(self, row: torch.Tensor, side: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        image = self._images[row]
+        top, left = (int(torch.randint(0, size - side + 1, (), generator=rng)) for size in image.shape[:2])
+        return self._reduced(to_network(image[None, top : top + side, left : left + side]))
+
+    def _reduced(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return reduced(pixels, max(SCALES)), reduced(pixels, max(SCALES) // self.scale)
+
+    def _test_pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        images = self._test.images
+        starts = range(0, len(images), _CHUNK)
+        return [self._reduced(to_network(torch.from_numpy(images[first : first + _CHUNK]))) for first in starts]
+
+
+class LightObjective(SuperResolutionObjective):
+    """Absolute error of the light network."""
+
+    def build(self) -> nn.Module:
+        """Return the network."""
+        network: nn.Module = LightSuperResolution(scale=self.scale)
+        return network
+
+    def loss(self, network: nn.Module, rows: torch.Tensor, rng: torch.Generator, progress: float) -> torch.Tensor:
+        """Return the mean absolute error."""
+        low, high = self.pairs(rows, rng)
+        output: torch.Tensor = network(low)
+        return functional.l1_loss(output.float(), high)
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        """Return PSNR [dB] of the network and of the cubic enlargement on held-out scenes."""
+        squares: dict[str, list[float]] = {"psnr_db": [], "cubic_psnr_db": []}
+        for low, high in self._test_pairs():
+            for name, came in (
+                ("psnr_db", network(low.to(self.device)).cpu()),
+                ("cubic_psnr_db", enlarged(low, self.scale)),
+            ):
+                squares[name].append(float(((came.clamp(-1, 1) - high) / 2.0).square().mean()))
+        return {name: float(-10.0 * np.log10(np.mean(values))) for name, values in squares.items()}
+
+
+class DiffusionObjective(SuperResolutionObjective):
+    """Velocity loss on residuals."""
+
+    def build(self) -> nn.Module:
+        """Return the denoiser."""
+        network: nn.Module = DiffusionSuperResolution(scale=self.scale)
+        return network
+
+    def loss(self, network: nn.Module, rows: torch.Tensor, rng: torch.Generator, progress: float) -> torch.Tensor:
+        """Return the mean squared velocity error."""
+        return self._error(network, *self.pairs(rows, rng), rng)
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        """Return the velocity loss on held-out scenes, the same noise every time."""
+        rng = torch.Generator().manual_seed(0)
+        errors = [float(self._error(network, low, high, rng)) for low, high in self._test_pairs()]
+        return {"velocity_mse": float(np.mean(errors))}
+
+    def _error(self, network: nn.Module, low: torch.Tensor, high: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        low, high = low.to(self.device), high.to(self.device)
+        told = enlarged(low, self.scale)
+        residual = (high - told) / RESIDUAL_SCALE
+        times = torch.randint(0, NUM_TIMES, (len(low),), generator=rng)
+        share = noise_schedule().alphas_cumprod.float()[times][:, None, None, None].to(self.device)
+        noise = torch.randn(residual.shape, generator=rng).to(self.device)
+        noisy, velocity = mixed(residual, noise, share)
+        output: torch.Tensor = network(torch.cat([noisy, told], dim=1), times.to(self.device))
+        return functional.mse_loss(output.float(), velocity)
+
+
+def _require_scale(scale: int) -> None:
+    if scale not in SCALES:
+        message = f"super-resolution: scale is {scale!r}; expected one of {SCALES}; change scale"
+        raise ConfigError(message)

@@ -1,0 +1,245 @@
+"""The autoencoder of the bundled models: 64 px images to latents of a quarter of the side, and back.
+
+    loss = mean( w (|e| + k e^2) ) + g mean( w |grad e| ) + m sum_c( mean_c^2 + (std_c - 1)^2 )
+
+e is the error in display values, w weighs objects, which cover about a tenth of the pixels, and mean_c, std_c are those
+of latent channel c. Training has two runs: both halves on crops around objects, later on whole images; then the latents
+are normalised for good, inside the encoder's last layer, and the decoder is finished on cached latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from megopt.arrays import BoolArray
+from megopt.diffusion.diffusers_classes import AutoencoderTiny
+from megopt.diffusion.rendering import Images
+from megopt.diffusion.training_data import SceneSet
+from megopt.diffusion.training_objective import Objective
+
+SIDE_PER_LATENT = 4
+"""Pixels per latent position along a side."""
+_CHUNK = 64
+_OBJECT_MARGIN_PX = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoencoderShape:
+    """Size of the network, and the weights of its loss.
+
+    Attributes:
+        width: channels of all stages.
+        encoder_blocks: blocks at 64, 32 and 16 px.
+        decoder_blocks: blocks at 16, 32 and 64 px.
+        latent_channels: channels of the latent.
+        latent_noise: standard deviation of the noise that the decoder learns to bear, latents having 1.
+        object_weight: weight of a pixel on or beside an object, others having 1.
+        square_weight: k, such that an error of 1 / (2 k) counts as much squared as it does by itself.
+        gradient_weight: g.
+        moment_weight: m.
+        crop_px: side of the crops, a multiple of 4.
+        crop_share: share of the joint run that sees crops.
+    """
+
+    width: int = 64
+    encoder_blocks: tuple[int, int, int] = (0, 1, 3)
+    decoder_blocks: tuple[int, int, int] = (3, 2, 0)
+    latent_channels: int = 4
+    latent_noise: float = 0.03
+    object_weight: float = 3.0
+    square_weight: float = 25.0
+    gradient_weight: float = 0.5
+    moment_weight: float = 0.02
+    crop_px: int = 32
+    crop_share: float = 0.6
+
+    def build(self) -> nn.Module:
+        """Return the AutoencoderTiny with random weights."""
+        network: nn.Module = AutoencoderTiny(
+            encoder_block_out_channels=(self.width,) * 3,
+            decoder_block_out_channels=(self.width,) * 3,
+            num_encoder_blocks=self.encoder_blocks,
+            num_decoder_blocks=self.decoder_blocks,
+            latent_channels=self.latent_channels,
+        )
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+class AutoencoderObjective(Objective):
+    """Encoder and decoder together."""
+
+    def __init__(self, shape: AutoencoderShape, train: SceneSet, test: SceneSet, device: str = "cpu") -> None:
+        self.shape, self.num_samples, self._test, self._device = shape, len(train), test, device
+        self._images, self._masks = torch.from_numpy(train.images), torch.from_numpy(train.masks)
+
+    def build(self) -> nn.Module:
+        """Return the autoencoder."""
+        return self.shape.build()
+
+    def loss(self, network: nn.Module, rows: torch.Tensor, rng: torch.Generator, progress: float) -> torch.Tensor:
+        """Return the loss of the head of this module, on crops first and on a quarter of the rows uncropped later."""
+        if progress < self.shape.crop_share:
+            images, masks = _crops(self._images[rows], self._masks[rows], self.shape.crop_px, rng)
+        else:
+            rows = rows[: max(1, len(rows) // 4)]
+            images, masks = self._images[rows], self._masks[rows]
+        pixels = to_network(images).to(self._device)
+        latent = network.encoder(pixels)  # type: ignore[operator]
+        noise = torch.randn(latent.shape, generator=rng).to(self._device)
+        output = network.decoder(latent + self.shape.latent_noise * noise)  # type: ignore[operator]
+        moments = latent.float().mean((0, 2, 3)).square() + (latent.float().std((0, 2, 3)) - 1.0).square()
+        loss: torch.Tensor = image_loss(self.shape, output, pixels, masks.to(self._device))
+        return loss.add(moments.sum(), alpha=self.shape.moment_weight)
+
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        """Return fidelity on the held-out scenes."""
+        return fidelity(self._test.images, reconstruct(network, self._test.images, self._device), self._test.masks)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the shape."""
+        return {"part": "autoencoder", "num_samples": self.num_samples, **_plain(self.shape)}
+
+
+class DecoderObjective(Objective):
+    """The decoder alone, on the latents of a finished encoder."""
+
+    def __init__(
+        self,
+        shape: AutoencoderShape,
+        autoencoder: nn.Module,
+        latents: torch.Tensor,
+        train: SceneSet,
+        test: SceneSet,
+        device: str = "cpu",
+    ) -> None:
+        self.shape, self.num_samples, self._test, self._device = shape, len(train), test, device
+        self._images, self._masks = torch.from_numpy(train.images), torch.from_numpy(train.masks)
+        self._autoencoder, self._latents = autoencoder, latents
+
+    def build(self) -> nn.Module:
+        """Return the autoencoder with a frozen encoder."""
+        self._autoencoder.encoder.requires_grad_(False)
+        return self._autoencoder
+
+    def loss(self, network: nn.Module, rows: torch.Tensor, rng: torch.Generator, progress: float) -> torch.Tensor:
+        """Return the loss of the decoder on whole images."""
+        latent = self._latents[rows].float()
+        latent += self.shape.latent_noise * torch.randn(latent.shape, generator=rng)
+        output = network.decoder(latent.to(self._device))  # type: ignore[operator]
+        pixels = to_network(self._images[rows]).to(self._device)
+        return image_loss(self.shape, output, pixels, self._masks[rows].to(self._device))
+
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        """Return fidelity on the held-out scenes."""
+        return fidelity(self._test.images, reconstruct(network, self._test.images, self._device), self._test.masks)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the shape."""
+        return {"part": "decoder", "num_samples": self.num_samples, **_plain(self.shape)}
+
+
+def to_network(images: torch.Tensor) -> torch.Tensor:
+    """Return uint8 images (n, height, width, 3) as float in [-1, 1], shape (n, 3, height, width), channels last."""
+    return images.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+
+
+def image_loss(
+    shape: AutoencoderShape, output: torch.Tensor, pixels: torch.Tensor, masks: torch.Tensor
+) -> torch.Tensor:
+    """Return the image terms of the loss; `masks` are true on objects, shape (n, height, width)."""
+    error = (output.float() - pixels) / 2.0
+    near = functional.max_pool2d(masks[:, None].float(), 2 * _OBJECT_MARGIN_PX + 1, 1, _OBJECT_MARGIN_PX)
+    weight = 1.0 + (shape.object_weight - 1.0) * near
+    down = error[:, :, 1:] - error[:, :, :-1]
+    along = error[:, :, :, 1:] - error[:, :, :, :-1]
+    slopes = (weight[:, :, 1:] * down.abs()).mean() + (weight[:, :, :, 1:] * along.abs()).mean()
+    return (weight * (error.abs() + shape.square_weight * error.square())).mean() + shape.gradient_weight * slopes
+
+
+@torch.no_grad()
+def normalise_latents(autoencoder: Any, images: Images, device: str = "cpu") -> None:
+    """Give the latents of `images` mean 0 and deviation 1 per channel by changing the encoder's last layer.
+
+    The decoder's first layer is changed to match, exactly but for its soft clamp and the border.
+    """
+    latents = encode_all(autoencoder, images, device).float()
+    mean, std = latents.mean((0, 2, 3)).to(device), latents.std((0, 2, 3)).to(device)
+    last, first = autoencoder.encoder.layers[-1], autoencoder.decoder.layers[0]
+    last.weight.div_(std[:, None, None, None])
+    last.bias.sub_(mean).div_(std)
+    first.bias.add_(torch.einsum("ocij,c->o", first.weight, mean))
+    first.weight.mul_(std[None, :, None, None])
+
+
+@torch.no_grad()
+def encode_all(autoencoder: nn.Module, images: Images, device: str = "cpu") -> torch.Tensor:
+    """Return the latents of uint8 images in half precision, shape (n, latent_channels, side / 4, side / 4)."""
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+        chunks = [
+            autoencoder.encoder(to_network(torch.from_numpy(images[first : first + _CHUNK])).to(device)).float()  # type: ignore[operator]
+            for first in range(0, len(images), _CHUNK)
+        ]
+    return torch.cat(chunks).half().cpu()
+
+
+@torch.no_grad()
+def reconstruct(autoencoder: nn.Module, images: Images, device: str = "cpu") -> Images:
+    """Return what is left of uint8 images after encoding and decoding, in the network's own precision."""
+    results = []
+    for first in range(0, len(images), _CHUNK):
+        pixels = to_network(torch.from_numpy(images[first : first + _CHUNK])).to(device)
+        output = autoencoder.decoder(autoencoder.encoder(pixels))  # type: ignore[operator]
+        results.append(output.add(1.0).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(results)
+
+
+def fidelity(real: Images, other: Images, masks: BoolArray) -> dict[str, float]:
+    """Return PSNR [dB] over all pixels and on objects, and Laplacian energy over that of the real images [1]."""
+    square = np.square(real.astype(np.float64) - other)
+    energies = [_laplacian_energy(images) for images in (real, other)]
+    return {
+        "psnr_db": _psnr_db(square.mean()),
+        "image_psnr_db": float(np.mean([_psnr_db(image.mean()) for image in square])),
+        "object_psnr_db": _psnr_db(square[masks].mean()),
+        "sharpness": float(energies[1].mean() / energies[0].mean()),
+        "object_sharpness": float(energies[1][masks[:, 1:-1, 1:-1]].mean() / energies[0][masks[:, 1:-1, 1:-1]].mean()),
+    }
+
+
+def _psnr_db(mean_square: float) -> float:
+    return float(10.0 * np.log10(255.0**2 / max(mean_square, 1e-12)))
+
+
+def _laplacian_energy(images: Images) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the squared Laplacian of luminance inside the border, shape (n, height - 2, width - 2)."""
+    grey = images.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    inside = grey[:, 1:-1, 1:-1]
+    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    return np.asarray(np.square(around - 4.0 * inside))
+
+
+def _crops(
+    images: torch.Tensor, masks: torch.Tensor, side: int, rng: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a crop around a random object pixel of each image, on the grid of the latent."""
+    num, height, width = masks.shape
+    pixel = torch.multinomial(masks.reshape(num, -1).float(), 1, generator=rng)[:, 0]
+    jitter = torch.randint(-side // 2, side // 2 + 1, (2, num), generator=rng)
+    corners = torch.stack([pixel // width, pixel % width]) - side // 2 + jitter // 2
+    top, left = (
+        (corner.clamp(0, size - side) // SIDE_PER_LATENT * SIDE_PER_LATENT)[:, None, None]
+        for corner, size in zip(corners, (height, width), strict=True)
+    )
+    down, along = torch.arange(side)[None, :, None], torch.arange(side)[None, None, :]
+    chosen = torch.arange(num)[:, None, None], top + down, left + along
+    return images[chosen], masks[chosen]
+
+
+def _plain(shape: AutoencoderShape) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(shape).items()}

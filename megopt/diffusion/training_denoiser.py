@@ -1,0 +1,155 @@
+"""The denoisers of the bundled models: small text-conditioned UNets on normalised latents.
+
+    x_t = a_t x + s_t n        v_t = a_t n - s_t x        loss = min(snr_t + 1, g) / (snr_t + 1) |v' - v_t|^2
+
+with a_t^2 + s_t^2 = 1, snr_t = a_t^2 / s_t^2. A share of the captions is replaced by the empty one for classifier-free
+guidance; times are drawn one per equal slice of the schedule. The weight stays 1 where noise prevails, so that the
+first of a few steps, from pure noise, is learnt too.
+Source: T. Salimans, J. Ho, Progressive distillation for fast sampling of diffusion models, ICLR 2022 (v);
+T. Hang et al., Efficient diffusion training via min-SNR weighting strategy, ICCV 2023 (weight);
+J. Ho, T. Salimans, Classifier-free diffusion guidance, 2022.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from megopt.diffusion.diffusers_classes import DDIMScheduler, UNet2DConditionModel
+from megopt.diffusion.training_objective import Objective
+from megopt.diffusion.training_text import embed
+
+NUM_TIMES = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenoiserShape:
+    """Size of a denoiser, and how it learns.
+
+    Attributes:
+        widths: channels at 16 and 8 px; multiples of 16.
+        layers_per_block: residual blocks per resolution.
+        transformer_layers: cross-attention blocks per residual block.
+        attends_at_16_px: whether there is cross-attention at 16 px too, not only at 8 px.
+        latent_channels: channels of the latent.
+        text_width: width of the text encoder.
+        caption_dropout: share of captions that are dropped [1].
+        snr_limit: g of the min-SNR weight.
+    """
+
+    widths: tuple[int, int] = (64, 128)
+    layers_per_block: int = 1
+    transformer_layers: int = 1
+    attends_at_16_px: bool = False
+    latent_channels: int = 4
+    text_width: int = 128
+    caption_dropout: float = 0.1
+    snr_limit: float = 5.0
+
+    def build(self) -> nn.Module:
+        """Return the UNet2DConditionModel with random weights."""
+        first = "CrossAttnDownBlock2D" if self.attends_at_16_px else "DownBlock2D"
+        last = "CrossAttnUpBlock2D" if self.attends_at_16_px else "UpBlock2D"
+        network: nn.Module = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=self.latent_channels,
+            out_channels=self.latent_channels,
+            block_out_channels=self.widths,
+            layers_per_block=self.layers_per_block,
+            transformer_layers_per_block=self.transformer_layers,
+            down_block_types=(first, "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", last),
+            cross_attention_dim=self.text_width,
+            attention_head_dim=8 if min(self.widths) < 64 else 4,
+            norm_num_groups=8 if min(self.widths) < 32 else 16,
+        )
+        return network
+
+
+def noise_schedule() -> Any:
+    """Return the schedule that denoisers are trained on, set up for sampling."""
+    return DDIMScheduler(
+        num_train_timesteps=NUM_TIMES,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,  # stock pipelines warn of any other; "trailing" does not use it
+        timestep_spacing="trailing",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LatentSet:
+    """What a denoiser learns from, all in memory.
+
+    Attributes:
+        latents: normalised, shape (n, latent_channels, 16, 16).
+        numbers: token numbers of the captions, shape (n, num_tokens).
+        empty: those of the empty caption, shape (num_tokens,).
+    """
+
+    latents: torch.Tensor
+    numbers: torch.Tensor
+    empty: torch.Tensor
+
+
+class DenoiserObjective(Objective):
+    """The velocity loss on cached latents with a frozen text encoder."""
+
+    def __init__(
+        self, shape: DenoiserShape, encoder: nn.Module, train: LatentSet, test: LatentSet, device: str = "cpu"
+    ) -> None:
+        self.shape, self.num_samples, self._train, self._test = shape, len(train.latents), train, test
+        self._encoder, self._device = encoder.to(device).eval().requires_grad_(False), device
+        self._signal = noise_schedule().alphas_cumprod.to(torch.float32)
+
+    def build(self) -> nn.Module:
+        """Return the denoiser."""
+        return self.shape.build()
+
+    def loss(self, network: nn.Module, rows: torch.Tensor, rng: torch.Generator, progress: float) -> torch.Tensor:
+        """Return the weighted velocity loss."""
+        numbers = self._train.numbers[rows].clone()
+        numbers[torch.rand(len(rows), generator=rng) < self.shape.caption_dropout] = self._train.empty
+        errors, snr = self._errors(network, self._train.latents[rows].float(), numbers, rng)
+        return (errors * (snr + 1.0).clamp(max=self.shape.snr_limit) / (snr + 1.0)).mean()
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        """Return the unweighted velocity loss on held-out latents, the same noise every time."""
+        rng, errors = torch.Generator().manual_seed(0), []
+        for first in range(0, len(self._test.latents), 64):
+            part = slice(first, first + 64)
+            errors.append(self._errors(network, self._test.latents[part].float(), self._test.numbers[part], rng)[0])
+        return {"velocity_mse": float(torch.cat(errors).mean())}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the shape."""
+        plain = asdict(self.shape) | {"widths": list(self.shape.widths)}
+        return {"part": "denoiser", "num_samples": self.num_samples, **plain}
+
+    def _errors(
+        self, network: nn.Module, latents: torch.Tensor, numbers: torch.Tensor, rng: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the squared velocity errors and signal-to-noise ratios, each of shape (n,)."""
+        num = len(latents)
+        slices = (torch.randperm(num, generator=rng) + torch.rand(num, generator=rng)) / num
+        times = (slices * NUM_TIMES).long().clamp(max=NUM_TIMES - 1)
+        share = self._signal[times][:, None, None, None]
+        noise = torch.randn(latents.shape, generator=rng)
+        noisy, velocity = mixed(latents, noise, share)
+        told = embed(self._encoder, numbers.to(self._device))
+        output = network(noisy.to(self._device), times.to(self._device), encoder_hidden_states=told).sample
+        errors = (output.float() - velocity.to(self._device)).square().mean((1, 2, 3))
+        snr = share.flatten() / (1.0 - share.flatten()).clamp(min=1e-8)
+        return errors, snr.to(self._device)
+
+
+def mixed(latents: torch.Tensor, noise: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return noisy latents and velocities for the given signal powers."""
+    signal, spread = share.sqrt(), (1.0 - share).sqrt()
+    return signal * latents + spread * noise, signal * noise - spread * latents
