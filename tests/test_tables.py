@@ -228,6 +228,7 @@ def test_kinds_join_without_repeats() -> None:
     assert join_kinds("published", "", "composed+published") == "composed+published"
 
 
+@pytest.mark.slow
 def test_image_sizes_are_measured_on_real_encodes() -> None:
     """The committed table equals a fresh measurement: the encoders of the pinned Pillow are deterministic."""
     pytest.importorskip("skimage")

@@ -51,7 +51,10 @@ from megopt.diffusion.training_text import NUM_TOKENS, CaptionReader, TextObject
 from megopt.errors import ConfigError, PipelineError
 
 # diffusers' schedulers hand torch tensors to numpy.array; torch has no copy keyword yet
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 BUNDLED = Path(megopt.diffusion.__file__).parent / "models"
 SHAPE = AutoencoderShape(width=16, encoder_blocks=(0, 1, 1), decoder_blocks=(1, 1, 0), crop_px=16)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from megopt.arrays import FloatArray
 from megopt.errors import ConfigError
 from megopt.units import BITS_PER_BYTE
 
@@ -109,7 +108,8 @@ def measure_image_codecs(images: list[Image], source: str) -> pd.DataFrame:
 
     rows = []
     for codec in CODECS:
-        means = {name: _column([_measure_one(codec, image)[name] for image in images]) for name in _MEASURED}
+        measured = [_measure_one(codec, image) for image in images]
+        means = {name: np.array([values[name] for values in measured]) for name in _MEASURED}
         psnr_db = means["psnr_db"].mean()
         rows.append(
             {
@@ -132,10 +132,6 @@ def measure_image_codecs(images: list[Image], source: str) -> pd.DataFrame:
 _MEASURED = ("bits_per_pixel", "psnr_db", "ssim", "encode_s_per_px", "decode_s_per_px")
 _NUM_TIMED = 5
 """Runs of which the median time counts."""
-
-
-def _column(values: list[float]) -> FloatArray:
-    return np.array(values, dtype=np.float64)
 
 
 def _measure_one(codec: ImageCodec, image: Image) -> dict[str, float]:
