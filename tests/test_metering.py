@@ -163,8 +163,11 @@ def test_nvml_without_a_board_is_named() -> None:
         NvmlMeter(nvml=FakeNvml(has_board=False))
 
 
-def test_waiting_without_cuda_returns() -> None:
+def test_waiting_without_cuda_returns_and_starts_no_cuda() -> None:
+    import torch
+
     synchronise_cuda()
+    assert not torch.cuda.is_initialized()
 
 
 # --- RAPL -----------------------------------------------------------------------------------------------------------
