@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from megopt.arrays import FloatArray, Real
 from megopt.errors import NotOfferedError
+from megopt.system.compute import step_latency_s
 from megopt.tables.profile import Cost, join_kinds
 
 if TYPE_CHECKING:
@@ -29,6 +33,14 @@ class SteppedRun:
     overhead_j: float
     step_j: float
     kind: str
+
+    def latency_s(self, num_steps: Real) -> FloatArray:
+        """Return the time of a run of `num_steps` steps [s], any shape."""
+        return step_latency_s(num_steps, step_s=self.step_s, overhead_s=self.overhead_s)
+
+    def energy_j(self, num_steps: Real) -> FloatArray:
+        """Return the energy of a run of `num_steps` steps [J], any shape; NaN where it was not measured."""
+        return np.asarray(self.overhead_j + np.asarray(num_steps, dtype=np.float64) * self.step_j)
 
 
 def edge_steps(profile: Profile) -> SteppedRun:
@@ -72,9 +84,7 @@ def edge_full_runs(profile: Profile, num_steps: tuple[int, ...]) -> list[tuple[f
         return [
             (
                 float(n),
-                Cost(
-                    latency_s=run.overhead_s + n * run.step_s, energy_j=run.overhead_j + n * run.step_j, kind=run.kind
-                ),
+                Cost(latency_s=float(run.latency_s(n)), energy_j=float(run.energy_j(n)), kind=run.kind),
             )
             for n in num_steps
         ]

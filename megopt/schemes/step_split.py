@@ -116,13 +116,13 @@ class StepSplit:
         unmerge_s, unmerge_j = _merge_cost(profile, "device", "unmerge", r)
         num_values = float(np.prod(profile.provenance.latent_shape))
         return {
-            "edge_s": edge.overhead_s + k * edge.step_s + merge_s,
-            "device_s": device.overhead_s + (n - k) * device.step_s + unmerge_s,
+            "edge_s": edge.latency_s(k) + merge_s,
+            "device_s": device.latency_s(n - k) + unmerge_s,
             "downlink_bits": latent_bits(num_values, settings["codec_bits"], r),
             "uplink_bits": self.prompt_bits,
             "num_round_trips": 1.0,
-            "edge_energy_j": edge.overhead_j + k * edge.step_j + merge_j,
-            "device_energy_j": device.overhead_j + (n - k) * device.step_j + unmerge_j,
+            "edge_energy_j": edge.energy_j(k) + merge_j,
+            "device_energy_j": device.energy_j(n - k) + unmerge_j,
         }
 
 
