@@ -3,8 +3,8 @@
     loss = mean( w (|e| + k e^2) ) + g mean( w |grad e| ) + m sum_c( mean_c^2 + (std_c - 1)^2 )
 
 e is the error in display values, w weighs objects, which cover about a tenth of the pixels, and mean_c, std_c are those
-of latent channel c. Training has two runs: both halves on crops around objects, later on whole images; then the latents
-are normalised for good, inside the encoder's last layer, and the decoder is finished on cached latents.
+of latent channel c. Training has two runs: both halves together; then the latents are normalised for good,
+inside the encoder's last layer, and the decoder is finished on cached latents.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from torch import nn
 from torch.nn import functional
 
 from megopt.arrays import BoolArray
-from megopt.diffusion.diffusers_classes import AutoencoderTiny
+from megopt.diffusion.autoencoder import ShuffleAutoencoder
 from megopt.diffusion.rendering import Images
 from megopt.diffusion.training_data import SceneSet
 from megopt.diffusion.training_objective import Objective
 
-SIDE_PER_LATENT = 4
-"""Pixels per latent position along a side."""
 _CHUNK = 64
 _OBJECT_MARGIN_PX = 2
 
@@ -34,39 +32,34 @@ class AutoencoderShape:
     """Size of the network, and the weights of its loss.
 
     Attributes:
-        width: channels of all stages.
-        encoder_blocks: blocks at 64, 32 and 16 px.
-        decoder_blocks: blocks at 16, 32 and 64 px.
+        widths: channels at full, half and quarter side.
+        encoder_blocks: residual blocks at full, half and quarter side.
+        decoder_blocks: the same on the way back.
         latent_channels: channels of the latent.
         latent_noise: standard deviation of the noise that the decoder learns to bear, latents having 1.
         object_weight: weight of a pixel on or beside an object, others having 1.
         square_weight: k, such that an error of 1 / (2 k) counts as much squared as it does by itself.
         gradient_weight: g.
         moment_weight: m.
-        crop_px: side of the crops, a multiple of 4.
-        crop_share: share of the joint run that sees crops.
     """
 
-    width: int = 64
-    encoder_blocks: tuple[int, int, int] = (0, 1, 3)
-    decoder_blocks: tuple[int, int, int] = (3, 2, 0)
-    latent_channels: int = 4
+    widths: tuple[int, int, int] = (32, 64, 128)
+    encoder_blocks: tuple[int, int, int] = (1, 1, 1)
+    decoder_blocks: tuple[int, int, int] = (2, 3, 2)
+    latent_channels: int = 8
     latent_noise: float = 0.03
     object_weight: float = 3.0
     square_weight: float = 25.0
     gradient_weight: float = 0.5
     moment_weight: float = 0.02
-    crop_px: int = 32
-    crop_share: float = 0.6
 
     def build(self) -> nn.Module:
-        """Return the AutoencoderTiny with random weights."""
-        network: nn.Module = AutoencoderTiny(
-            encoder_block_out_channels=(self.width,) * 3,
-            decoder_block_out_channels=(self.width,) * 3,
-            num_encoder_blocks=self.encoder_blocks,
-            num_decoder_blocks=self.decoder_blocks,
+        """Return the autoencoder with random weights."""
+        network: nn.Module = ShuffleAutoencoder(
             latent_channels=self.latent_channels,
+            block_out_channels=self.widths,
+            encoder_blocks=self.encoder_blocks,
+            decoder_blocks=self.decoder_blocks,
         )
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -83,18 +76,13 @@ class AutoencoderObjective(Objective):
         return self.shape.build()
 
     def loss(self, network: nn.Module, rows: torch.Tensor, rng: torch.Generator, progress: float) -> torch.Tensor:
-        """Return the loss of the head of this module, on crops first and on a quarter of the rows uncropped later."""
-        if progress < self.shape.crop_share:
-            images, masks = _crops(self._images[rows], self._masks[rows], self.shape.crop_px, rng)
-        else:
-            rows = rows[: max(1, len(rows) // 4)]
-            images, masks = self._images[rows], self._masks[rows]
-        pixels = to_network(images).to(self._device)
+        """Return the loss of the head of this module."""
+        pixels = to_network(self._images[rows]).to(self._device)
         latent = network.encoder(pixels)  # type: ignore[operator]
         noise = torch.randn(latent.shape, generator=rng).to(self._device)
         output = network.decoder(latent + self.shape.latent_noise * noise)  # type: ignore[operator]
         moments = latent.float().mean((0, 2, 3)).square() + (latent.float().std((0, 2, 3)) - 1.0).square()
-        loss: torch.Tensor = image_loss(self.shape, output, pixels, masks.to(self._device))
+        loss: torch.Tensor = image_loss(self.shape, output, pixels, self._masks[rows].to(self._device))
         return loss.add(moments.sum(), alpha=self.shape.moment_weight)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
@@ -166,11 +154,11 @@ def image_loss(
 def normalise_latents(autoencoder: Any, images: Images, device: str = "cpu") -> None:
     """Give the latents of `images` mean 0 and deviation 1 per channel by changing the encoder's last layer.
 
-    The decoder's first layer is changed to match, exactly but for its soft clamp and the border.
+    The decoder's first layer is changed to match, exactly but for the border.
     """
     latents = encode_all(autoencoder, images, device).float()
     mean, std = latents.mean((0, 2, 3)).to(device), latents.std((0, 2, 3)).to(device)
-    last, first = autoencoder.encoder.layers[-1], autoencoder.decoder.layers[0]
+    last, first = autoencoder.encoder[-1], autoencoder.decoder[0]
     last.weight.div_(std[:, None, None, None])
     last.bias.sub_(mean).div_(std)
     first.bias.add_(torch.einsum("ocij,c->o", first.weight, mean))
@@ -222,23 +210,6 @@ def _laplacian_energy(images: Images) -> np.ndarray[Any, np.dtype[np.float32]]:
     inside = grey[:, 1:-1, 1:-1]
     around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
     return np.asarray(np.square(around - 4.0 * inside))
-
-
-def _crops(
-    images: torch.Tensor, masks: torch.Tensor, side: int, rng: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a crop around a random object pixel of each image, on the grid of the latent."""
-    num, height, width = masks.shape
-    pixel = torch.multinomial(masks.reshape(num, -1).float(), 1, generator=rng)[:, 0]
-    jitter = torch.randint(-side // 2, side // 2 + 1, (2, num), generator=rng)
-    corners = torch.stack([pixel // width, pixel % width]) - side // 2 + jitter // 2
-    top, left = (
-        (corner.clamp(0, size - side) // SIDE_PER_LATENT * SIDE_PER_LATENT)[:, None, None]
-        for corner, size in zip(corners, (height, width), strict=True)
-    )
-    down, along = torch.arange(side)[None, :, None], torch.arange(side)[None, None, :]
-    chosen = torch.arange(num)[:, None, None], top + down, left + along
-    return images[chosen], masks[chosen]
 
 
 def _plain(shape: AutoencoderShape) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from megopt.diffusion.attribute_network import AttributeObjective, load_attribute_network
-from megopt.diffusion.diffusers_classes import AutoencoderTiny, UNet2DConditionModel
+from megopt.diffusion.autoencoder import ShuffleAutoencoder
+from megopt.diffusion.diffusers_classes import UNet2DConditionModel
 from megopt.diffusion.model_export import CARD_FILE, ModelCard, num_parameters, read_card, save_network, save_pipeline
 from megopt.diffusion.super_resolution_network import DiffusionObjective, LightObjective
 from megopt.diffusion.training import Trained, train
@@ -215,7 +216,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def _trained_shared(folder: Path) -> tuple[Any, Any, CLIPTokenizer]:
     kind = _autoencoder_part(folder)
-    autoencoder = AutoencoderTiny.from_pretrained(_require_trained(folder, kind), local_files_only=True)
+    autoencoder = ShuffleAutoencoder.from_pretrained(_require_trained(folder, kind), local_files_only=True)
     text = _require_trained(folder, "text_encoder")
     encoder: Any = CLIPTextModel.from_pretrained(text, local_files_only=True)
     return autoencoder.eval(), encoder.eval(), CLIPTokenizer.from_pretrained(text, local_files_only=True)
@@ -226,7 +227,7 @@ def _autoencoder(request: PartRequest) -> tuple[Path, ModelCard]:
     shape = AutoencoderShape(latent_channels=request.latent_channels)
     scenes, test = request.scenes("train", request.num_scenes), joined(list(request.test_scenes().values()))
     objective = AutoencoderObjective(shape, scenes, test, request.device)
-    settings = request.settings(batch_size=32, learning_rate=1.5e-3, inner_rate=0.02, warmup_steps=50)
+    settings = request.settings(batch_size=8, learning_rate=1.5e-3, inner_rate=0.02, warmup_steps=50)
     trained = request.run(objective, settings)
     network: Any = trained.network.to(request.device)
     normalise_latents(network, scenes.images[:_NORMALISED_OVER], request.device)
@@ -237,7 +238,7 @@ def _autoencoder(request: PartRequest) -> tuple[Path, ModelCard]:
 def _decoder(request: PartRequest) -> tuple[Path, ModelCard]:
     """Train the decoder of a trained autoencoder further; latents, and with them the denoisers, stay valid."""
     folder = _require_trained(request.folder, "autoencoder")
-    autoencoder = AutoencoderTiny.from_pretrained(folder, local_files_only=True).to(request.device)
+    autoencoder = ShuffleAutoencoder.from_pretrained(folder, local_files_only=True).to(request.device)
     scenes, test = request.scenes("train", request.num_scenes), joined(list(request.test_scenes().values()))
     latents = cached_latents(request.folder, autoencoder, scenes, request.device)
     shape = AutoencoderShape(latent_channels=autoencoder.config["latent_channels"])
