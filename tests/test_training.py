@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import nn
 import megopt.diffusion
 from megopt.diffusion import training_data, training_parts
 from megopt.diffusion.attribute_network import AttributeObjective, accuracy, load_attribute_network, read_attributes
-from megopt.diffusion.captions import MAX_TOKENS, NUM_ATTRIBUTES, VOCABULARY, attributes
+from megopt.diffusion.autoencoder import ShuffleAutoencoder
+from megopt.diffusion.captions import MAX_TOKENS, NUM_ATTRIBUTES, VOCABULARY, attributes, caption
 from megopt.diffusion.model_export import ModelCard, read_card, save_network, save_pipeline
 from megopt.diffusion.orthogonal_momentum import orthogonalised
 from megopt.diffusion.pipelines import load
@@ -57,7 +59,7 @@ pytestmark = [
 ]
 
 BUNDLED = Path(megopt.diffusion.__file__).parent / "models"
-SHAPE = AutoencoderShape(width=16, encoder_blocks=(0, 1, 1), decoder_blocks=(1, 1, 0), crop_px=16)
+SHAPE = AutoencoderShape(widths=(16, 16, 32), encoder_blocks=(0, 1, 1), decoder_blocks=(0, 1, 1), latent_channels=4)
 NUM_STEPS = 6
 KINDS = ("autoencoder", "decoder", "attributes", "text_encoder", "denoiser", "sr_light", "sr_diffusion")
 
@@ -74,6 +76,19 @@ def scenes(data_folder: Path) -> SceneSet:
     return scene_set(data_folder, "train", 24, resolution_px=64, seed=1, shows_progress=False)
 
 
+@cache
+def large_scenes() -> SceneSet:
+    """Return renders at four times the side."""
+    large = sample_scenes(4, 4, "train")
+    images, masks = render(large, 256)
+    return SceneSet(
+        images=images,
+        masks=masks,
+        attributes=np.stack([attributes(scene) for scene in large]),
+        captions=tuple(caption(scene) for scene in large),
+    )
+
+
 def objective(kind: str, scenes: SceneSet) -> Objective:
     torch.manual_seed(0)
     tokenizer = word_tokenizer()
@@ -81,7 +96,8 @@ def objective(kind: str, scenes: SceneSet) -> Objective:
         return AutoencoderObjective(SHAPE, scenes, scenes)
     if kind == "decoder":
         autoencoder = SHAPE.build()
-        return DecoderObjective(SHAPE, autoencoder, encode_all(autoencoder, scenes.images), scenes, scenes)
+        latents = encode_all(autoencoder, scenes.images), encode_all(autoencoder, scenes.reduced(2).images)
+        return DecoderObjective(SHAPE, autoencoder, latents, scenes, scenes)
     if kind == "attributes":
         return AttributeObjective(scenes, {"seen": scenes}, width=16)
     if kind == "text_encoder":
@@ -89,14 +105,14 @@ def objective(kind: str, scenes: SceneSet) -> Objective:
     if kind == "denoiser":
         numbers = token_numbers(tokenizer, scenes.captions)
         latents = LatentSet(
-            latents=torch.randn(1, 4, 16, 16).repeat(24, 1, 1, 1),
+            latents=tuple(torch.randn(1, 4, side, side).repeat(24, 1, 1, 1) for side in (16, 8, 4)),
             numbers=numbers,
             empty=token_numbers(tokenizer, ("",))[0],
         )
         shape = DenoiserShape(widths=(16, 32), text_width=32)
         return DenoiserObjective(shape, CaptionReader(tokenizer, 32, 1).encoder, latents, latents)
     sr_kind = LightObjective if kind == "sr_light" else DiffusionObjective
-    return sr_kind(scenes, scenes, scale=2, patch_px=8)
+    return sr_kind((scenes, large_scenes()), (scenes, large_scenes()), scale=2)
 
 
 def settings(num_steps: int = NUM_STEPS, **changes: Any) -> TrainingSettings:
@@ -266,14 +282,12 @@ def test_bundled_attribute_network_reads_real_scenes() -> None:
 
 
 def test_half_precision_export_reconstructs_alike(scenes: SceneSet, tmp_path: Path) -> None:
-    from diffusers import AutoencoderTiny
-
     autoencoder = SHAPE.build().eval()
     card = ModelCard(
         part="autoencoder", data="", seed=0, num_steps=0, training_s=0.0, hardware="", num_parameters=0, metrics={}
     )
     folder = save_network(autoencoder, tmp_path / "vae", card)
-    again = AutoencoderTiny.from_pretrained(folder, local_files_only=True).eval()
+    again = ShuffleAutoencoder.from_pretrained(folder, local_files_only=True).eval()
     assert autoencoder.dtype == torch.float32
     difference = reconstruct(again, scenes.images).astype(int) - reconstruct(autoencoder, scenes.images)
     assert np.abs(difference).max() <= 2
@@ -332,7 +346,7 @@ def test_impossible_requests_are_refused(scenes: SceneSet, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="no trained parts to export"):
         export_models(tmp_path, tmp_path / "models")
     with pytest.raises(ConfigError, match="scale is 3; expected one of"):
-        LightObjective(scenes, scenes, scale=3)
+        LightObjective((scenes, scenes), (scenes, scenes), scale=3)
     with pytest.raises(ConfigError, match="num is 0; expected an integer >= 1"):
         scene_set(tmp_path, "train", 0, seed=1)
 

@@ -116,7 +116,7 @@ def save_pipeline(
 
     Args:
         denoiser: a UNet2DConditionModel trained on `noise_schedule`.
-        autoencoder: an AutoencoderTiny with normalised latents.
+        autoencoder: a ShuffleAutoencoder with normalised latents.
         text_encoder: a CLIPTextModel.
         tokenizer: its tokenizer.
         folder: where to; an old folder is replaced whole.
@@ -140,11 +140,21 @@ def save_pipeline(
     for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
         part.to(dtype=torch.float16, memory_format=torch.contiguous_format)
     pipeline.save_pretrained(fresh)
+    _name_autoencoder(fresh / "model_index.json", autoencoder)
     if shared_with is not None:
         _link_parts(fresh, shared_with)
     text = json.dumps({part: asdict(card) for part, card in cards.items()}, indent=2) + "\n"
     write_atomically(fresh / CARD_FILE, lambda target: target.write_text(text, encoding="utf-8"))
     return _replaced(fresh, folder)
+
+
+def _name_autoencoder(index: Path, autoencoder: Any) -> None:
+    """State the module of the autoencoder's class, which `diffusers` then imports; it writes the package alone."""
+    content = json.loads(index.read_text(encoding="utf-8"))
+    if not type(autoencoder).__module__.startswith("diffusers."):
+        content["vae"] = [type(autoencoder).__module__, type(autoencoder).__name__]
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(index, lambda target: target.write_text(text, encoding="utf-8"))
 
 
 def _link_parts(folder: Path, owner: Path) -> None:

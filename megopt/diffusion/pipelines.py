@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from megopt.diffusion.bundled import located
 from megopt.errors import ConfigError, PipelineError
 
 Pipeline: TypeAlias = Any
@@ -94,7 +95,8 @@ def load(model: str | Path, device: str = "cpu", dtype: str = "float32", without
     """Return the pipeline of `model`, on `device`.
 
     Args:
-        model: a folder written by `save_pretrained` (the network is not used then), or the name of a model on the hub.
+        model: "bundled/edge", "bundled/device", a folder written by `save_pretrained` (the network is not used for any
+            of these), or the name of a model on the hub.
         device: "cpu", "cuda", "cuda:1", ...
         dtype: one of `DTYPES`.
         without: parts to leave out, such as SD3's "text_encoder_3" and "tokenizer_3"; in a folder those that are not
@@ -111,6 +113,7 @@ def load(model: str | Path, device: str = "cpu", dtype: str = "float32", without
     if dtype not in DTYPES:
         message = f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}"
         raise ConfigError(message)
+    model = located(model)
     is_local = Path(model).is_dir()
     left_out = set(without)
     if is_local:

@@ -26,6 +26,8 @@ from megopt.errors import ConfigError
 
 RESIDUAL_SCALE = 0.1
 """c: about the deviation of residuals, pixels lying in [-1, 1]."""
+PATCH_PX = {2: 24, 4: 16}
+"""Side of a low-resolution patch by scale; enlarged, it fits into a render of 64 px."""
 _CHUNK = 16
 
 
@@ -91,35 +93,54 @@ def reduced(images: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 class SuperResolutionObjective(Objective):
-    """What light and diffusion super-resolution share: pairs of patches from renders at four times the side."""
+    """What light and diffusion super-resolution share: pairs of patches, half of them from each of two sets.
 
-    def __init__(self, train: SceneSet, test: SceneSet, *, scale: int, patch_px: int = 24, device: str = "cpu") -> None:
+    Small renders teach the way up to the side that the bundled models work at; large ones, at four times that side, the
+    way beyond it.
+    """
+
+    def __init__(
+        self,
+        train: tuple[SceneSet, SceneSet],
+        test: tuple[SceneSet, SceneSet],
+        *,
+        scale: int,
+        device: str = "cpu",
+    ) -> None:
+        """Take small and large renders to learn from and to be tested on."""
         _require_scale(scale)
-        self.scale, self.patch_px, self.num_samples, self.device = scale, patch_px, len(train), device
-        self._images, self._test = torch.from_numpy(train.images), test
+        self.scale, self.device, self._test = scale, device, test
+        self.patch_px = PATCH_PX[scale]
+        self._images = [torch.from_numpy(scenes.images) for scenes in train]
+        self.num_samples = len(train[0])
 
     def pairs(self, rows: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Return patches at low and high resolution, (n, 3, patch_px, patch_px) and `scale` times that."""
-        side = self.patch_px * max(SCALES)
-        low, high = zip(*(self._pair(row, side, rng) for row in rows), strict=True)
+        pairs = [self._pair(int(row), rng, is_large=number % 2 == 1) for number, row in enumerate(rows)]
+        low, high = zip(*pairs, strict=True)
         return torch.cat(low).to(self.device), torch.cat(high).to(self.device)
 
     def describe(self) -> dict[str, Any]:
         """Return scale and patch size."""
         return {"part": type(self).__name__, "scale": self.scale, "patch_px": self.patch_px}
 
-    def _pair(self, row: torch.Tensor, side: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        image = self._images[row]
+    def _pair(self, row: int, rng: torch.Generator, *, is_large: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        images = self._images[int(is_large)]
+        shrink = max(SCALES) // self.scale if is_large else 1
+        side = self.patch_px * self.scale * shrink
+        image = images[row % len(images)]
         top, left = (int(torch.randint(0, size - side + 1, (), generator=rng)) for size in image.shape[:2])
-        return self._reduced(to_network(image[None, top : top + side, left : left + side]))
+        return self._reduced(to_network(image[None, top : top + side, left : left + side]), shrink)
 
-    def _reduced(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return reduced(pixels, max(SCALES)), reduced(pixels, max(SCALES) // self.scale)
+    def _reduced(self, pixels: torch.Tensor, shrink: int) -> tuple[torch.Tensor, torch.Tensor]:
+        high = reduced(pixels, shrink) if shrink > 1 else pixels
+        return reduced(high, self.scale), high
 
-    def _test_pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        images = self._test.images
+    def _test_pairs(self, *, is_large: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        images = self._test[int(is_large)].images
+        shrink = max(SCALES) // self.scale if is_large else 1
         starts = range(0, len(images), _CHUNK)
-        return [self._reduced(to_network(torch.from_numpy(images[first : first + _CHUNK]))) for first in starts]
+        return [self._reduced(to_network(torch.from_numpy(images[first : first + _CHUNK])), shrink) for first in starts]
 
 
 class LightObjective(SuperResolutionObjective):
@@ -138,15 +159,20 @@ class LightObjective(SuperResolutionObjective):
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> dict[str, float]:
-        """Return PSNR [dB] of the network and of the cubic enlargement on held-out scenes."""
-        squares: dict[str, list[float]] = {"psnr_db": [], "cubic_psnr_db": []}
-        for low, high in self._test_pairs():
-            for name, came in (
-                ("psnr_db", network(low.to(self.device)).cpu()),
-                ("cubic_psnr_db", enlarged(low, self.scale)),
-            ):
-                squares[name].append(float(((came.clamp(-1, 1) - high) / 2.0).square().mean()))
-        return {name: float(-10.0 * np.log10(np.mean(values))) for name, values in squares.items()}
+        """Return PSNR [dB] of the network and of the cubic enlargement on held-out scenes of either set."""
+        results: dict[str, float] = {}
+        for prefix, is_large in (("small", False), ("large", True)):
+            squares: dict[str, list[float]] = {"psnr_db": [], "cubic_psnr_db": []}
+            for low, high in self._test_pairs(is_large=is_large):
+                for name, came in (
+                    ("psnr_db", network(low.to(self.device)).cpu()),
+                    ("cubic_psnr_db", enlarged(low, self.scale)),
+                ):
+                    squares[name].append(float(((came.clamp(-1, 1) - high) / 2.0).square().mean()))
+            results |= {
+                f"{prefix}_{name}": float(-10.0 * np.log10(np.mean(values))) for name, values in squares.items()
+            }
+        return results
 
 
 class DiffusionObjective(SuperResolutionObjective):
@@ -165,8 +191,13 @@ class DiffusionObjective(SuperResolutionObjective):
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return the velocity loss on held-out scenes, the same noise every time."""
         rng = torch.Generator().manual_seed(0)
-        errors = [float(self._error(network, low, high, rng)) for low, high in self._test_pairs()]
-        return {"velocity_mse": float(np.mean(errors))}
+        return {
+            f"{prefix}_velocity_mse": float(np.mean([float(self._error(network, *pair, rng)) for pair in pairs]))
+            for prefix, pairs in (
+                ("small", self._test_pairs(is_large=False)),
+                ("large", self._test_pairs(is_large=True)),
+            )
+        }
 
     def _error(self, network: nn.Module, low: torch.Tensor, high: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         low, high = low.to(self.device), high.to(self.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +46,23 @@ class SceneSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def pixels(self) -> tuple[Images, BoolArray]:
+        """Return images and masks."""
+        return self.images, self.masks
+
+    def reduced(self, factor: int) -> SceneSet:
+        """Return the scenes at 1 / `factor` of the side: mean colours, and masks where half is covered or more."""
+        num, side = self.images.shape[:2]
+        small = side // factor
+        images = np.empty((num, small, small, 3), dtype=np.uint8)
+        masks = np.empty((num, small, small), dtype=np.bool_)
+        for first in range(0, num, SHARD_SCENES):
+            part = slice(first, first + SHARD_SCENES)
+            blocks = self.images[part].reshape(-1, small, factor, small, factor, 3)
+            images[part] = np.rint(blocks.mean(axis=(2, 4), dtype=np.float32))
+            masks[part] = self.masks[part].reshape(-1, small, factor, small, factor).mean(axis=(2, 4)) >= 0.5
+        return replace(self, images=images, masks=masks)
 
 
 def scene_set(

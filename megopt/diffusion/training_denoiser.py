@@ -38,6 +38,8 @@ class DenoiserShape:
         text_width: width of the text encoder.
         caption_dropout: share of captions that are dropped [1].
         snr_limit: g of the min-SNR weight.
+        small_shares: shares of the steps on scenes of a half and of a quarter of the side, for generation at a lower
+            resolution ahead of super-resolution [1].
     """
 
     widths: tuple[int, int] = (64, 128)
@@ -48,6 +50,7 @@ class DenoiserShape:
     text_width: int = 128
     caption_dropout: float = 0.1
     snr_limit: float = 5.0
+    small_shares: tuple[float, float] = (0.15, 0.05)
 
     def build(self) -> nn.Module:
         """Return the UNet2DConditionModel with random weights."""
@@ -87,12 +90,13 @@ class LatentSet:
     """What a denoiser learns from, all in memory.
 
     Attributes:
-        latents: normalised, shape (n, latent_channels, 16, 16).
+        latents: normalised, of the scenes at full, half and quarter side, shapes (n, latent_channels, 16, 16), (n,
+            latent_channels, 8, 8) and (n, latent_channels, 4, 4).
         numbers: token numbers of the captions, shape (n, num_tokens).
         empty: those of the empty caption, shape (num_tokens,).
     """
 
-    latents: torch.Tensor
+    latents: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     numbers: torch.Tensor
     empty: torch.Tensor
 
@@ -103,7 +107,7 @@ class DenoiserObjective(Objective):
     def __init__(
         self, shape: DenoiserShape, encoder: nn.Module, train: LatentSet, test: LatentSet, device: str = "cpu"
     ) -> None:
-        self.shape, self.num_samples, self._train, self._test = shape, len(train.latents), train, test
+        self.shape, self.num_samples, self._train, self._test = shape, len(train.numbers), train, test
         self._encoder, self._device = encoder.to(device).eval().requires_grad_(False), device
         self._signal = noise_schedule().alphas_cumprod.to(torch.float32)
 
@@ -115,21 +119,24 @@ class DenoiserObjective(Objective):
         """Return the weighted velocity loss."""
         numbers = self._train.numbers[rows].clone()
         numbers[torch.rand(len(rows), generator=rng) < self.shape.caption_dropout] = self._train.empty
-        errors, snr = self._errors(network, self._train.latents[rows].float(), numbers, rng)
+        half, quarter = self.shape.small_shares
+        draw = float(torch.rand((), generator=rng))
+        level = 2 if draw < quarter else int(draw < quarter + half)
+        errors, snr = self._errors(network, self._train.latents[level][rows].float(), numbers, rng)
         return (errors * (snr + 1.0).clamp(max=self.shape.snr_limit) / (snr + 1.0)).mean()
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return the unweighted velocity loss on held-out latents, the same noise every time."""
         rng, errors = torch.Generator().manual_seed(0), []
-        for first in range(0, len(self._test.latents), 64):
+        for first in range(0, len(self._test.numbers), 64):
             part = slice(first, first + 64)
-            errors.append(self._errors(network, self._test.latents[part].float(), self._test.numbers[part], rng)[0])
+            errors.append(self._errors(network, self._test.latents[0][part].float(), self._test.numbers[part], rng)[0])
         return {"velocity_mse": float(torch.cat(errors).mean())}
 
     def describe(self) -> dict[str, Any]:
         """Return the shape."""
-        plain = asdict(self.shape) | {"widths": list(self.shape.widths)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.shape).items()}
         return {"part": "denoiser", "num_samples": self.num_samples, **plain}
 
     def _errors(

@@ -23,11 +23,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from megopt.diffusion.attribute_network import AttributeObjective, load_attribute_network
+from megopt.diffusion.attribute_network import AttributeNetwork, AttributeObjective
 from megopt.diffusion.autoencoder import ShuffleAutoencoder
 from megopt.diffusion.diffusers_classes import UNet2DConditionModel
 from megopt.diffusion.model_export import CARD_FILE, ModelCard, num_parameters, read_card, save_network, save_pipeline
-from megopt.diffusion.super_resolution_network import DiffusionObjective, LightObjective
+from megopt.diffusion.super_resolution_network import (
+    DiffusionObjective,
+    DiffusionSuperResolution,
+    LightObjective,
+    LightSuperResolution,
+)
 from megopt.diffusion.training import Trained, train
 from megopt.diffusion.training_autoencoder import (
     AutoencoderObjective,
@@ -48,6 +53,14 @@ DENOISERS: Mapping[str, tuple[DenoiserShape, float]] = {
     "device": (DenoiserShape(widths=(16, 32)), 0.03),
 }
 """Shape and rate of inner convolutions of each denoiser."""
+SINGLE_NETWORKS: Mapping[str, Any] = {
+    "attributes": AttributeNetwork,
+    "sr_light_x2": LightSuperResolution,
+    "sr_light_x4": LightSuperResolution,
+    "sr_diffusion_x2": DiffusionSuperResolution,
+    "sr_diffusion_x4": DiffusionSuperResolution,
+}
+"""Class of each part that is no pipeline, by the name of its folder."""
 MODEL = "model"
 """Folder of the trained network below that of its part."""
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -182,9 +195,10 @@ def export_models(folder: Path, target: Path) -> list[Path]:
             cards = {part: read_card(folder / part / MODEL) for part in (kind, "text_encoder", name)}
             owner = None if name == "edge" or not (target / "edge").is_dir() else target / "edge"
             written.append(save_pipeline(denoiser, *shared, target / name, cards, shared_with=owner))
-    if _is_trained(folder, "attributes"):
-        network = load_attribute_network(folder / "attributes" / MODEL)
-        written.append(save_network(network, target / "attributes", read_card(folder / "attributes" / MODEL)))
+    for name, network_class in SINGLE_NETWORKS.items():
+        if _is_trained(folder, name):
+            network = network_class.from_pretrained(folder / name / MODEL, local_files_only=True).float().eval()
+            written.append(save_network(network, target / name, read_card(folder / name / MODEL)))
     if not written:
         message = f"{folder}: no trained parts to export; train them first, with `megopt train-models part=...`"
         raise ConfigError(message)
@@ -240,7 +254,10 @@ def _decoder(request: PartRequest) -> tuple[Path, ModelCard]:
     folder = _require_trained(request.folder, "autoencoder")
     autoencoder = ShuffleAutoencoder.from_pretrained(folder, local_files_only=True).to(request.device)
     scenes, test = request.scenes("train", request.num_scenes), joined(list(request.test_scenes().values()))
-    latents = cached_latents(request.folder, autoencoder, scenes, request.device)
+    latents = (
+        cached_latents(request.folder, autoencoder, scenes, request.device),
+        cached_latents(request.folder, autoencoder, scenes.reduced(2), request.device),
+    )
     shape = AutoencoderShape(latent_channels=autoencoder.config["latent_channels"])
     objective = DecoderObjective(shape, autoencoder, latents, scenes, test, request.device)
     settings = request.settings(batch_size=8, learning_rate=1e-3, inner_rate=0.01, warmup_steps=50)
@@ -268,12 +285,17 @@ def _text_encoder(request: PartRequest) -> tuple[Path, ModelCard]:
 
 def _denoiser(request: PartRequest) -> tuple[Path, ModelCard]:
     autoencoder, encoder, tokenizer = _trained_shared(request.folder)
+    autoencoder = autoencoder.to(request.device)
     shape, rate = DENOISERS[request.part]
     shape = replace(shape, latent_channels=autoencoder.config["latent_channels"], text_width=encoder.config.hidden_size)
     empty = token_numbers(tokenizer, ("",))[0]
     learnt, held_out = (
         LatentSet(
-            latents=cached_latents(request.folder, autoencoder.to(request.device), scenes, request.device),
+            latents=(
+                cached_latents(request.folder, autoencoder, scenes, request.device),
+                cached_latents(request.folder, autoencoder, scenes.reduced(2), request.device),
+                cached_latents(request.folder, autoencoder, scenes.reduced(4), request.device),
+            ),
             numbers=token_numbers(tokenizer, scenes.captions),
             empty=empty,
         )
@@ -285,9 +307,12 @@ def _denoiser(request: PartRequest) -> tuple[Path, ModelCard]:
 
 
 def _super_resolution(request: PartRequest) -> tuple[Path, ModelCard]:
-    num = max(1, request.num_scenes // _LARGE_PER_SMALL)
-    train_scenes = request.scenes("train", num, _LARGE_PX)
-    test_scenes = request.scenes("unseen", max(1, request.num_test_scenes // _LARGE_PER_SMALL), _LARGE_PX, is_test=True)
+    num, num_test = (max(1, n // _LARGE_PER_SMALL) for n in (request.num_scenes, request.num_test_scenes))
+    train_scenes = request.scenes("train", request.num_scenes), request.scenes("train", num, _LARGE_PX)
+    test_scenes = (
+        request.scenes("unseen", request.num_test_scenes, is_test=True),
+        request.scenes("unseen", num_test, _LARGE_PX, is_test=True),
+    )
     kind = LightObjective if request.part == "sr_light" else DiffusionObjective
     objective = kind(train_scenes, test_scenes, scale=request.sr_scale, device=request.device)
     return _one_run(request, objective, request.settings(batch_size=16, learning_rate=2e-3, inner_rate=0.02))
@@ -304,7 +329,7 @@ def cached_latents(folder: Path, autoencoder: Any, scenes: SceneSet, device: str
     digest = hashlib.sha256(scenes.images[:: max(1, len(scenes) // 64)].tobytes())
     for weight in autoencoder.encoder.state_dict().values():
         digest.update(weight.float().cpu().contiguous().numpy().tobytes())
-    path = folder / "data" / f"latents_{len(scenes)}_{digest.hexdigest()[:16]}.npy"
+    path = folder / "data" / f"latents_{len(scenes)}_{scenes.images.shape[1]}px_{digest.hexdigest()[:16]}.npy"
     if not path.is_file():
         latents = encode_all(autoencoder, scenes.images, device).numpy()
         write_atomically(path, lambda target: np.save(target, latents))
