@@ -10,7 +10,9 @@ VERBS = {
     "reproduce": "a published figure, published numbers beside computed ones",
     "info": "what there is: profiles, schemes, channels, links, policies, one line each",
     "benchmark": "speed against a floor or a peer measured in the same run",
+    "profile": "measure latency, energy and quality of split generation on this machine: a profile folder",
     "train-models": "train the bundled diffusion models part by part, and export them",
+    "evaluate-models": "judge the bundled models on fresh scenes, with contact sheets",
     "codecs": "measure the bits of really encoded images and write payload.csv",
 }
 

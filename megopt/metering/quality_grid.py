@@ -1,0 +1,250 @@
+"""Measured quality of split generation: every combination of steps, split, merging, codec, channel noise and scale.
+
+    edge: steps 0..k of N -> merge r, pack q bits (or add noise) -> device: steps k..N, decode, upscale by s -> metrics
+
+Images at scale s are made at 1 / s of the target side and upscaled. All are compared with what the edge model makes of
+the same noise in the largest number of steps at the full side. k = 0 is the device alone, k = N the edge alone. A cell
+is one (s, N, k); cells are independent, so a stopped measurement goes on with those that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from megopt.diffusion import codec, merging
+from megopt.diffusion.conditioning import Conditioning, encode
+from megopt.diffusion.evaluation import IMAGES_PER_BATCH, Sampling
+from megopt.diffusion.pipelines import Pipeline
+from megopt.diffusion.rendering import Images
+from megopt.diffusion.sampling import advance, decode, start
+from megopt.errors import ConfigError
+from megopt.ranges import require_whole, require_whole_list, require_within
+from megopt.units import linear_from_db
+
+if TYPE_CHECKING:
+    from megopt.diffusion.checkpoint import Checkpoint
+
+SCHEME = "step_split"
+"""The scheme that the rows are of; those of k = 0 and k = N serve device only, model split and edge only too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """What is measured.
+
+    Attributes:
+        num_steps: step counts N.
+        num_splits: how many split steps k > 0 per N, evenly spread up to N; fewer where N is smaller.
+        merge_ratios: shares of tokens merged.
+        codec_bits: bits per value.
+        sr_scales: 1, 2, 4.
+        snr_db: received SNR of analog hand-overs [dB]; measured without merging at scale 1.
+        num_images: captions per cell.
+    """
+
+    num_steps: tuple[int, ...] = (2, 4, 8, 12, 25)
+    num_splits: int = 8
+    merge_ratios: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
+    codec_bits: tuple[int, ...] = (16, 8, 4)
+    sr_scales: tuple[int, ...] = (1, 2, 4)
+    snr_db: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0)
+    num_images: int = 96
+
+    def __post_init__(self) -> None:
+        require_whole_list("quality grid", 1, num_steps=self.num_steps, codec_bits=self.codec_bits)
+        require_whole("quality grid", 1, num_splits=self.num_splits)
+        require_whole("quality grid", 2, num_images=self.num_images)
+        require_within("quality grid", 0, 1, merge_ratios=self.merge_ratios)
+        require_within("quality grid", -50, 100, snr_db=self.snr_db)
+        for name, allowed in (("codec_bits", codec.BITS), ("sr_scales", (1, 2, 4))):
+            wrong = [value for value in getattr(self, name) if value not in allowed]
+            if wrong:
+                message = f"quality grid: {name} {wrong[0]} is not offered; expected values of {allowed}"
+                raise ConfigError(message)
+
+    def split_steps(self, num_steps: int) -> tuple[int, ...]:
+        """Return the split steps k of runs of `num_steps`, 0 and `num_steps` among them."""
+        spread = np.rint(np.linspace(0, num_steps, self.num_splits + 1)).astype(int)
+        return tuple(int(k) for k in np.unique(spread))
+
+    def cells(self) -> list[Cell]:
+        """Return all cells, costly ones first."""
+        return [
+            Cell(sr_scale=s, num_steps=n, split_step=k)
+            for s, n in product(sorted(self.sr_scales), sorted(self.num_steps, reverse=True))
+            for k in self.split_steps(n)
+        ]
+
+    def handovers(self, cell: Cell) -> list[Handover]:
+        """Return the ways of handing over that are measured in a cell; the device alone has one, nothing is sent."""
+        if cell.split_step == 0:
+            return [Handover()]
+        packed = [Handover(merge_ratio=r, codec_bits=q) for r, q in product(self.merge_ratios, self.codec_bits)]
+        noisy = [Handover(codec_bits=None, snr_db=snr) for snr in self.snr_db] if cell.sr_scale == 1 else []
+        return packed + noisy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Cell:
+    """Images of one scale, step count and split step."""
+
+    sr_scale: int
+    num_steps: int
+    split_step: int
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"scale{self.sr_scale}_steps{self.num_steps:03d}_split{self.split_step:03d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """How a latent crosses the link: merged and packed, or as it is through noise."""
+
+    merge_ratio: float = 0.0
+    codec_bits: int | None = 16
+    snr_db: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Models:
+    """What makes the images.
+
+    Attributes:
+        edge: pipeline of the edge.
+        device: pipeline of the device, of the same latent space.
+        upscalers: by scale.
+        resolution_px: side of the target.
+        sampling: how both sample.
+    """
+
+    edge: Pipeline
+    device: Pipeline
+    upscalers: Mapping[int, Callable[[Images], Images]]
+    resolution_px: int
+    sampling: Sampling
+
+
+class Generator:
+    """Makes the images of cells for fixed captions; runs of the edge are shared by the cells of a run."""
+
+    def __init__(self, models: Models, captions: tuple[str, ...]) -> None:
+        self._models, self._captions = models, captions
+        self._run: tuple[int, int] = (0, 0)
+        self._at: list[Checkpoint] = []
+        self._told: dict[tuple[str, int, int], Conditioning] = {}
+
+    def images(self, cell: Cell, handovers: list[Handover]) -> Iterator[tuple[Handover, Images]]:
+        """Yield each hand-over with its images, uint8, shape (num_images, resolution_px, resolution_px, 3)."""
+        checkpoints = self._edge_at(cell)
+        for handover in handovers:
+            parts = [
+                self._finished(number, handed_over(checkpoint, handover, self._models.sampling.seed))
+                for number, checkpoint in enumerate(checkpoints)
+            ]
+            yield handover, self._enlarged(np.concatenate(parts), cell.sr_scale)
+
+    def reference(self, num_steps: int) -> Images:
+        """Return the images of the edge model alone at the full side."""
+        whole = Cell(sr_scale=1, num_steps=num_steps, split_step=num_steps)
+        return np.concatenate([decode(self._models.edge, checkpoint) for checkpoint in self._edge_at(whole)])
+
+    def _edge_at(self, cell: Cell) -> list[Checkpoint]:
+        """Return one checkpoint per batch after the edge's steps of a cell."""
+        run = (cell.sr_scale, cell.num_steps)
+        if run != self._run or self._at[0].step > cell.split_step:
+            self._run, self._at = run, [self._begun(cell, part) for part in self._batches()]
+        edge = self._models.edge
+        self._at = [
+            advance(edge, checkpoint, cell.split_step, self._conditioning("edge", number, checkpoint))
+            for number, checkpoint in enumerate(self._at)
+        ]
+        return self._at
+
+    def _batches(self) -> list[slice]:
+        num = len(self._captions)
+        return [slice(first, min(num, first + IMAGES_PER_BATCH)) for first in range(0, num, IMAGES_PER_BATCH)]
+
+    def _begun(self, cell: Cell, part: slice) -> Checkpoint:
+        sampling = self._models.sampling
+        return start(
+            self._models.edge,
+            self._captions[part],
+            num_steps=cell.num_steps,
+            seed=range(sampling.seed + part.start, sampling.seed + part.stop),
+            sampler=sampling.sampler,
+            guidance_scale=sampling.guidance_scale,
+            resolution_px=self._models.resolution_px // cell.sr_scale,
+        )
+
+    def _finished(self, number: int, checkpoint: Checkpoint) -> Images:
+        device, told = self._models.device, self._conditioning("device", number, checkpoint)
+        return decode(device, advance(device, checkpoint, checkpoint.num_steps, told))
+
+    def _conditioning(self, side: str, number: int, checkpoint: Checkpoint) -> Conditioning:
+        """Return the conditioning of a batch, encoded once."""
+        key = side, number, checkpoint.resolution_px[0]
+        if key not in self._told:
+            assert checkpoint.prompt is not None
+            self._told[key] = encode(
+                getattr(self._models, side),
+                checkpoint.prompt,
+                guidance_scale=checkpoint.guidance_scale,
+                resolution_px=checkpoint.resolution_px,
+            )
+        return self._told[key]
+
+    def _enlarged(self, images: Images, scale: int) -> Images:
+        return images if scale == 1 else self._models.upscalers[scale](images)
+
+
+def handed_over(checkpoint: Checkpoint, handover: Handover, seed: int) -> Checkpoint:
+    """Return the checkpoint as the other side receives it; at step 0 nothing but the seed is sent.
+
+    Packed latents are really packed and unpacked. Noise has the power of the latent over the SNR; image i gets that of
+    seed + i, whatever its neighbours.
+    """
+    import torch
+
+    if checkpoint.step == 0:
+        return checkpoint
+    sent = checkpoint.latent.float().cpu().numpy()
+    received = np.stack(
+        [
+            _received(latent, handover, np.random.default_rng((seed, own_seed)))
+            for latent, own_seed in zip(sent, checkpoint.seeds, strict=True)
+        ]
+    )
+    return replace(checkpoint, latent=torch.from_numpy(received).to(checkpoint.latent))
+
+
+def _received(latent: codec.Latent, handover: Handover, rng: np.random.Generator) -> codec.Latent:
+    if handover.snr_db is not None:
+        deviation = np.sqrt(np.mean(np.square(latent)) / linear_from_db(handover.snr_db))
+        return np.asarray(latent + deviation * rng.standard_normal(latent.shape), dtype=np.float32)
+    assert handover.codec_bits is not None
+    if handover.merge_ratio == 0.0:
+        return codec.decode(codec.encode(latent, handover.codec_bits))
+    merged = merging.merge(latent, handover.merge_ratio)
+    return merging.unmerge(merging.decode(merging.encode(merged, handover.codec_bits)))
+
+
+def row_knobs(cell: Cell, handover: Handover) -> dict[str, Any]:
+    """Return the knob cells of quality.csv; None is an empty cell."""
+    is_packed = handover.snr_db is None
+    return {
+        "scheme": SCHEME,
+        "num_steps": cell.num_steps,
+        "split_step": cell.split_step,
+        "merge_ratio": handover.merge_ratio if is_packed else None,
+        "sr_scale": cell.sr_scale,
+        "codec_bits": handover.codec_bits,
+        "region_ratio": None,
+        "snr_db": handover.snr_db,
+    }
