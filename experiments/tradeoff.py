@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig
 
 from megopt.analysis import tradeoff_report as say
 from megopt.analysis.continuous_region_split import with_closed_form
+from megopt.analysis.curve_images import can_be_drawn, save_curve_images
 from megopt.analysis.records import write_records
 from megopt.analysis.report import Report, shown_path
 from megopt.analysis.tradeoff import Sweep, tradeoff
@@ -49,6 +50,9 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         write_atomically(output_dir / "actions.csv", lambda path: table.frame().to_csv(path, index=False)),
         *save_tradeoff_figure(found, profile, sweep, output_dir / "tradeoff"),
     ]
+    if config.contact_sheet and can_be_drawn(profile):
+        sheet = save_curve_images(found, table, profile, sweep, output_dir / "contact_sheet.png")
+        files += [] if sheet is None else [sheet]
     nearest = exhaustive.nearest_feasible_limit(table, link, found.problems[-1])
     complaints = say.complaints(found, nearest)
     return Report(

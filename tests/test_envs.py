@@ -376,7 +376,7 @@ def step_and_merge_profile() -> Profile:
             "source": like["source"].iloc[0],
             **blank,
         }
-    )[phone.quality.columns]
+    ).reindex(columns=phone.quality.columns)
     compute = pd.concat([phone.compute, *rows], ignore_index=True)
     compute.loc[compute["num_steps"].notna(), "num_steps"] = 4
     return replace(phone, compute=compute, quality=quality)

@@ -407,12 +407,16 @@ def test_rows_make_a_table_that_passes_its_schema(tmp_path: Path, clock: FakeClo
             measure(lambda: clock.advance(1 / 3), clock=clock), **CELLS | {"component": "pipeline"}, num_steps=8
         ),
     ]
+    rows.append(compute_row(measure(lambda: clock.advance(0.5), num_repeats=1, clock=clock), **CELLS, flops=3e12))
     table = pd.DataFrame(rows).astype({"num_steps": "Int64"})
     table.to_csv(tmp_path / "compute.csv", index=False)
     back = read_table(tmp_path / "compute.csv", schema.COMPUTE)
-    assert back["latency_s"].tolist() == [0.25, 0.333333]
-    np.testing.assert_array_equal(back["energy_j"], [1.0, math.nan])
-    assert back["energy_source"].tolist() == ["power_model", "not_measured"]
+    assert back["latency_s"].tolist() == [0.25, 0.333333, 0.5]
+    np.testing.assert_allclose(back["latency_std_s"], [0.0, 0.0, math.nan], atol=1e-12)
+    np.testing.assert_array_equal(back["energy_j"], [1.0, math.nan, math.nan])
+    assert back["energy_source"].tolist() == ["power_model", "not_measured", "not_measured"]
+    assert back["num_trials"].tolist() == [len(metered.samples_s), 10, 1]
+    np.testing.assert_array_equal(back["flops"], [math.nan, math.nan, 3e12])
 
 
 @pytest.mark.parametrize(
@@ -422,6 +426,7 @@ def test_rows_make_a_table_that_passes_its_schema(tmp_path: Path, clock: FakeClo
         ({"component": "nap"}, "component is 'nap'"),
         ({"batch_size": 0}, "batch_size is 0; expected int >= 1"),
         ({"resolution_px": None}, "resolution_px is None"),
+        ({"flops": -1.0}, "flops is -1.0; expected float >= 0"),
     ],
 )
 def test_impossible_cells_are_refused(clock: FakeClock, change: dict[str, Any], words: str) -> None:

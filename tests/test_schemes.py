@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from megopt.diffusion.codec import CHECKSUM, HEADER
 from megopt.errors import ConfigError, OutOfTableError, SchemeError
 from megopt.schemes.action_table import concat
 from megopt.schemes.conventional import Conventional
 from megopt.schemes.region_split import RegionSplit
 from megopt.schemes.scheme import compile_all
 from megopt.schemes.step_split import StepSplit
-from megopt.system.payload import image_bits, latent_bits
 from megopt.tables.profile import Profile, load_profile, profile_names
 
 A100, SDXL = "a100__snapdragon8gen3__sdxl", "megsplitting_sdxl"
@@ -39,15 +39,6 @@ def test_every_profile_carries_some_scheme_and_rows_state_their_kind(name: str) 
     ) == len(table)
 
 
-def test_latent_payloads_by_hand() -> None:
-    """SDXL at 1024 px: 4 x 128 x 128 values, fp16 131,072 byte, 4 bit 32,768 byte; MEG-CVPO's merged payload."""
-    assert latent_bits(65_536, 16) == 131_072 * 8
-    assert latent_bits(65_536, 4) == 32_768 * 8
-    kept, merged = 0.75 * 65_536, 0.25 * 65_536
-    assert latent_bits(65_536, 16, 0.25) == pytest.approx((kept + merged / 16) * 16)
-    assert image_bits(1024, 24) == 3_145_728 * 8
-
-
 def test_step_split_adds_up(a100: Profile) -> None:
     table = StepSplit(num_steps=(25,)).compile(a100)
     assert len(table) == 24
@@ -60,7 +51,7 @@ def test_step_split_adds_up(a100: Profile) -> None:
     )
     overhead = a100.cost("edge", "pipeline_overhead")
     np.testing.assert_allclose(table.work.edge_s, overhead.latency_s + k * edge.latency_s)
-    assert set(table.work.downlink_bits) == {1_048_576.0}
+    assert set(table.work.downlink_bits) == {8.0 * (131_072 + HEADER.size + CHECKSUM.size)}
 
 
 def test_step_split_meets_its_limits_in_conventional(a100: Profile) -> None:
@@ -117,7 +108,7 @@ def test_region_split_trades_power_for_time(sdxl: Profile) -> None:
 @pytest.mark.parametrize(
     ("scheme", "profile", "error", "message"),
     [
-        (StepSplit(num_steps=(25,)), SDXL, SchemeError, "megsplitting_sdxl has no row for edge denoise_step"),
+        (StepSplit(num_steps=(25,)), SDXL, SchemeError, "megsplitting_sdxl has no row for edge denoise_step, dev"),
         (RegionSplit(), A100, SchemeError, "has no row for edge whole_generation, device coarse_pass"),
         (StepSplit(num_steps=(60,)), A100, OutOfTableError, "num_steps = 60 lies outside the table; expected 25 to 50"),
         (Conventional(num_steps=(4,)), A100, OutOfTableError, "num_steps = 4 lies outside the table"),
@@ -145,7 +136,7 @@ def test_bad_grids_are_refused() -> None:
         Conventional(num_steps=(25.5,))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("scheme", [Conventional(num_steps=(25,), codec_bits=4), RegionSplit(codec_bits=4)])
+@pytest.mark.parametrize("scheme", [Conventional(num_steps=(25,), codec_bits=(4,)), RegionSplit(codec_bits=4)])
 def test_fewer_bits_are_refused_where_their_quality_is_unknown(
     scheme: Conventional | RegionSplit, sdxl: Profile
 ) -> None:
@@ -171,8 +162,9 @@ def test_tables_join_by_knob_and_metric_names(sdxl: Profile, a100: Profile) -> N
     first, second = Conventional(num_steps=(25,)).compile(sdxl), RegionSplit(num_region_ratios=2).compile(sdxl)
     joint = concat([first, second])
     assert len(joint) == len(first) + len(second)
-    assert [knob.name for knob in joint.knobs] == ["num_steps", "region_ratio", "device_power_ratio"]
-    assert np.isnan(joint.settings[: len(first), 1]).all()
+    names = [knob.name for knob in joint.knobs]
+    assert names == ["num_steps", "merge_ratio", "codec_bits", "sr_scale", "region_ratio", "device_power_ratio"]
+    assert np.isnan(joint.settings[: len(first), 4]).all()
     np.testing.assert_array_equal(joint.of_scheme("region_split").metric("ssim"), second.metric("ssim"))
     with pytest.raises(SchemeError, match="expected exactly one profile"):
         concat([first, Conventional(num_steps=(25,)).compile(a100)])

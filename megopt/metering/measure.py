@@ -141,6 +141,7 @@ def compute_row(
     batch_size: int,
     source: str,
     num_steps: int | None = None,
+    flops: float | None = None,
 ) -> dict[str, object]:
     """Return a row of compute.csv, a cell per column of `schema.COMPUTE`; None is an empty cell.
 
@@ -149,10 +150,11 @@ def compute_row(
         side: "edge" or "device".
         model: model that was run.
         component: a key of `schema.COMPONENTS`.
-        resolution_px: side of the square output [px].
+        resolution_px: side of the square image that the component works on, of super-resolution its output [px].
         batch_size: images computed together.
         source: key of the source in provenance.json.
         num_steps: denoising steps of a whole run; None for other components.
+        flops: floating point operations of the whole batch [1]; None where not counted.
 
     Raises:
         ConfigError: if a cell is none that its column allows.
@@ -165,8 +167,11 @@ def compute_row(
         "batch_size": batch_size,
         "num_steps": num_steps,
         "latency_s": _rounded(measurement.median_s),
-        "energy_j": None if math.isnan(measurement.energy_j) else _rounded(measurement.energy_j),
+        "latency_std_s": _cell(measurement.std_s),
+        "energy_j": _cell(measurement.energy_j),
         "energy_source": measurement.energy_source,
+        "flops": None if flops is None else float(flops),
+        "num_trials": len(measurement.samples_s),
         "kind": "measured",
         "source": source,
     }
@@ -225,6 +230,11 @@ def _measurement(samples: list[float], energies: list[Energy], num_warmup: int) 
 
 def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
+
+
+def _cell(value: float) -> float | None:
+    """Return the rounded value, None where it was not measured."""
+    return None if math.isnan(value) else _rounded(value)
 
 
 def _check_plan(num_warmup: int, num_repeats: int, relative_interval: float | None, budget_s: float) -> None:

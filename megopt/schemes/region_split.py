@@ -21,7 +21,7 @@ from megopt.schemes.action_table import ActionTable, Knob
 from megopt.schemes.scheme import refuse_unmeasured, require, table
 from megopt.system.compute import power_control_energy_j, power_control_latency_s
 from megopt.system.payload import latent_bits
-from megopt.tables.profile import join_kinds
+from megopt.tables.profile import Side, join_kinds
 
 if TYPE_CHECKING:
     from megopt.tables.profile import Profile
@@ -30,7 +30,11 @@ KNOBS = (
     Knob(name="region_ratio", unit="1", low=0, high=1, meaning="share of the image made at the edge"),
     Knob(name="device_power_ratio", unit="1", low=0, high=1, meaning="device power over its maximum"),
 )
-NEEDS = (("edge", "whole_generation"), ("device", "coarse_pass"), ("device", "refine_pass"))
+NEEDS: tuple[tuple[Side, str], ...] = (
+    ("edge", "whole_generation"),
+    ("device", "coarse_pass"),
+    ("device", "refine_pass"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +69,13 @@ class RegionSplit:
     def compile(self, profile: Profile) -> ActionTable:
         """Return one row per (region_ratio, device_power_ratio); see `Scheme.compile`."""
         require(profile, self.name, *NEEDS)
-        refuse_unmeasured(profile, self.name, codec_bits=self.codec_bits != 16)
+        refuse_unmeasured(profile, self.name, profile.quality_knobs(self.name), codec_bits=self.codec_bits != 16)
         span = (profile.parameter("region_ratio_min").value, profile.parameter("region_ratio_max").value)
         ratios = np.linspace(*span, self.num_region_ratios)
         powers = np.geomspace(self.device_power_ratio_min, 1.0, self.num_device_powers)
         ratio, power_ratio = (axis.ravel() for axis in np.meshgrid(ratios, powers, indexing="ij"))
         settings = {"region_ratio": ratio, "device_power_ratio": power_ratio}
-        kinds = [profile.cost(side, component).kind for side, component in NEEDS]  # type: ignore[arg-type]
+        kinds = [profile.cost(side, component).kind for side, component in NEEDS]
         kind = join_kinds(*kinds, profile.quality_kind(self.name))
         return table(
             scheme=self.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from megopt.system.outcome import Work
 from megopt.tables.schema import METRICS
 
 if TYPE_CHECKING:
-    from megopt.tables.profile import Profile
+    from megopt.tables.profile import Profile, Side
 
 
 class Scheme(Protocol):
@@ -35,34 +36,43 @@ class Scheme(Protocol):
         ...
 
 
-def require(profile: Profile, scheme: str, *parts: tuple[str, str]) -> None:
-    """Raise `NotOfferedError` unless the profile times every (side, component) of `parts`."""
-    missing = [f"{side} {component}" for side, component in parts if not profile.has(side, component)]  # type: ignore[arg-type]
+def require(profile: Profile, scheme: str, *parts: tuple[Side, str], resolution_px: int | None = None) -> None:
+    """Raise `NotOfferedError` unless the profile times every (side, component) of `parts`.
+
+    Args:
+        profile: the profile.
+        scheme: name of the scheme.
+        *parts: what is needed.
+        resolution_px: side of the image [px]; None for the profile's full resolution.
+    """
+    missing = [" ".join(part) for part in parts if not profile.has(*part, resolution_px=resolution_px)]
     if missing:
+        side_px = resolution_px or profile.provenance.resolution_px
         message = (
-            f"scheme {scheme}: profile {profile.name} has no row for {', '.join(missing)}; "
+            f"scheme {scheme}: profile {profile.name} has no row for {', '.join(missing)} at {side_px} px; "
             "choose another profile or scheme (`megopt info`)"
         )
         raise NotOfferedError(message)
 
 
-def refuse_unmeasured(profile: Profile, scheme: str, **lossy_knobs: bool) -> None:
+def refuse_unmeasured(profile: Profile, scheme: str, held: Collection[str], **lossy_knobs: bool) -> None:
     """Refuse knobs that cost quality where the profile holds no quality over them: they would look free.
 
     Args:
         profile: the profile.
         scheme: name of the scheme.
+        held: knobs that its quality rows name.
         **lossy_knobs: by knob name, whether the scheme offers values that differ in quality.
 
     Raises:
-        SchemeError: if a lossy knob is no column of the scheme's quality rows.
+        SchemeError: if a lossy knob is not held.
     """
-    rows = profile.quality[profile.quality["scheme"] == scheme]
-    free = [knob for knob, is_lossy in lossy_knobs.items() if is_lossy and not rows[knob].notna().any()]
+    free = [knob for knob, is_lossy in lossy_knobs.items() if is_lossy and knob not in held]
     if free:
         message = (
             f"scheme {scheme}: profile {profile.name} holds no quality over {', '.join(free)}, which would look free; "
-            "keep merge_ratio at 0, codec_bits at 16 and one num_steps, or use a profile that measured them"
+            "keep merge_ratio at 0, codec_bits at 16, sr_scale at 1 and one num_steps, or use a profile that measured "
+            "them"
         )
         raise SchemeError(message)
 

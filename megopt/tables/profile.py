@@ -17,6 +17,7 @@ from megopt.errors import OutOfTableError, ProfileError
 from megopt.tables.checks import read_table
 from megopt.tables.interpolation import interpolate
 from megopt.tables.provenance import Parameter, Provenance, read_provenance
+from megopt.tables.quality_points import QualityPoints, quality_points
 from megopt.tables.schema import COMPUTE, METRICS, PAYLOAD, QUALITY, QUALITY_KNOBS
 
 if TYPE_CHECKING:
@@ -59,25 +60,29 @@ class Profile:
     payload: pd.DataFrame
     provenance: Provenance
 
-    def has(self, side: Side, component: str) -> bool:
-        """Return whether the profile times `component` on `side` at its resolution."""
-        return len(self._rows(side, component)) > 0
+    def has(self, side: Side, component: str, *, resolution_px: int | None = None) -> bool:
+        """Return whether the profile times `component` on `side` at `resolution_px`, None for its full resolution."""
+        return len(self._rows(side, component, resolution_px)) > 0
 
-    def cost(self, side: Side, component: str, *, batch_size: int = 1) -> Cost:
+    def cost(self, side: Side, component: str, *, batch_size: int = 1, resolution_px: int | None = None) -> Cost:
         """Return time and energy of one batch of `component` on `side`, interpolated over batch size.
+
+        Args:
+            side: "edge" or "device".
+            component: a key of `schema.COMPONENTS`.
+            batch_size: images computed together.
+            resolution_px: side of the image [px], for super-resolution of its output; None for the full resolution.
 
         Raises:
             OutOfTableError: if the component was not timed there, or `batch_size` lies outside the measured ones.
         """
-        rows = self._rows(side, component).sort_values("batch_size")
+        rows = self._rows(side, component, resolution_px).sort_values("batch_size")
+        where = f"profiles/{self.name}/compute.csv: {component} on the {side}"
         if rows.empty:
-            message = (
-                f"profiles/{self.name}/compute.csv: no row times {component} on the {side}; "
-                "add one, or choose a scheme that does without"
-            )
+            side_px = resolution_px or self.provenance.resolution_px
+            message = f"{where}: no row at {side_px} px; add one, or choose a scheme that does without"
             raise OutOfTableError(message)
         sizes = rows["batch_size"].to_numpy(dtype=float)
-        where = f"profiles/{self.name}/compute.csv: {component} on the {side}"
         point = {"batch_size": np.array([float(batch_size)])}
         latency_s = interpolate({"batch_size": sizes}, rows["latency_s"].to_numpy(dtype=float), point, where)
         energy_j = interpolate({"batch_size": sizes}, rows["energy_j"].to_numpy(dtype=float), point, where)
@@ -88,12 +93,13 @@ class Profile:
         return tuple(self.quality.loc[self.quality["scheme"] == scheme, "metric"].unique())
 
     def quality_at(self, scheme: str, metric: str, knobs: Mapping[str, FloatArray]) -> FloatArray:
-        """Return `metric` at the given knob values, linear between measured points.
+        """Return `metric` at the given knob values, linear between measured points of a full grid.
 
         Args:
             scheme: name of the scheme.
             metric: one of `metrics(scheme)`.
-            knobs: values by knob name, each of shape (num_points,).
+            knobs: values by knob name, each of shape (num_points,). With snr_db the rows of analog hand-overs are read,
+                without it those of digital ones.
 
         Returns:
             Metric values, shape (num_points,); NaN where the profile holds no such rows at all.
@@ -102,7 +108,7 @@ class Profile:
             OutOfTableError: if a knob value lies outside the measured range.
         """
         is_row = (self.quality["scheme"] == scheme) & (self.quality["metric"] == metric)
-        rows = self.quality.loc[is_row]
+        rows = self.quality.loc[is_row & (self.quality["snr_db"].notna() == ("snr_db" in knobs))]
         num_points = len(next(iter(knobs.values())))
         if rows.empty:
             return np.full(num_points, np.nan)
@@ -113,6 +119,27 @@ class Profile:
             message = f"{where}: the query names no {', '.join(absent)}; expected the knobs {', '.join(held)}"
             raise OutOfTableError(message)
         return interpolate(held, rows["value"].to_numpy(dtype=float), {name: knobs[name] for name in held}, where)
+
+    def quality_points(self, scheme: str, *, upscaled: str = "") -> QualityPoints:
+        """Return the measured points of a scheme on a digital link, for exact lookups.
+
+        Args:
+            scheme: name of the scheme in quality.csv.
+            upscaled: scheme name of the rows with sr_scale above 1; empty for the same.
+
+        Raises:
+            OutOfTableError: if one metric is given twice at one point.
+        """
+        table = self.quality
+        is_upscaled = table["sr_scale"] > 1
+        is_row = np.where(is_upscaled, table["scheme"] == (upscaled or scheme), table["scheme"] == scheme)
+        rows = table.loc[is_row & table["snr_db"].isna()]
+        return quality_points(rows, joined_kinds(rows["kind"]), f"profiles/{self.name}/quality.csv: {scheme}")
+
+    def quality_knobs(self, scheme: str) -> frozenset[str]:
+        """Return the knobs that the scheme's quality rows name."""
+        rows = self.quality.loc[self.quality["scheme"] == scheme, list(QUALITY_KNOBS)]
+        return frozenset(rows.columns[rows.notna().any()])
 
     def quality_kind(self, scheme: str) -> str:
         """Return the provenance kinds of the scheme's quality rows; "" where there are none."""
@@ -156,10 +183,10 @@ class Profile:
         """Return all provenance kinds of the profile, as "composed+published"."""
         return joined_kinds(self.compute["kind"], self.quality["kind"])
 
-    def _rows(self, side: Side, component: str) -> pd.DataFrame:
+    def _rows(self, side: Side, component: str, resolution_px: int | None) -> pd.DataFrame:
         table = self.compute
         is_row = (table["side"] == side) & (table["component"] == component)
-        return table.loc[is_row & (table["resolution_px"] == self.provenance.resolution_px)]
+        return table.loc[is_row & (table["resolution_px"] == (resolution_px or self.provenance.resolution_px))]
 
 
 def joined_kinds(*columns: pd.Series) -> str:

@@ -36,10 +36,19 @@ COMPONENTS = {
     "refine_pass": "region split: refinement of the whole image on the device, at cost factor 1 and full power",
     "merge": "token merging of a latent",
     "unmerge": "undoing the merge",
-    "super_resolution_x2": "image upscaling by 2",
-    "super_resolution_x4": "image upscaling by 4",
+    "codec_encode": "latent, merged or not, to packed payload",
+    "codec_decode": "packed payload to latent",
+    "super_resolution_x2": "image upscaling by 2, light network",
+    "super_resolution_x4": "image upscaling by 4, light network",
+    "diffusion_super_resolution_x2": "image upscaling by 2, diffusion",
+    "diffusion_super_resolution_x4": "image upscaling by 4, diffusion",
 }
-"""What a compute row can time."""
+"""What a compute row can time. A super-resolution row stands at the side of its output, any other row at the side of
+the image that the component works on."""
+
+PSNR_CEILING_DB = float(10.0 * np.log10(255.0**2 * 12.0))
+"""Peak SNR of identical images [dB], 58.92: outputs are rounded to 8 bits, and a rounding error spread evenly over one
+step has the mean square 1/12. A measured `psnr_db` counts as at most this, so that means over images stay finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +104,18 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric(name="ssim", unit="1", sense=1, identity=1.0, meaning="structural similarity to the full edge output"),
+        Metric(name="ms_ssim", unit="1", sense=1, identity=1.0, meaning="multi-scale SSIM to the full edge output"),
         Metric(name="psnr_db", unit="dB", sense=1, identity=np.inf, meaning="peak SNR to the full edge output"),
+        Metric(
+            name="sharpness", unit="1", sense=1, identity=np.nan, meaning="Laplacian energy over that of real scenes"
+        ),
+        Metric(
+            name="frechet",
+            unit="1",
+            sense=-1,
+            identity=np.nan,
+            meaning="Frechet distance of attribute features to real scenes",
+        ),
         Metric(name="fid", unit="1", sense=-1, identity=np.nan, meaning="Frechet inception distance, as in the source"),
         Metric(name="clip", unit="1", sense=1, identity=np.nan, meaning="CLIP score of image and prompt"),
         Metric(name="alignment", unit="1", sense=1, identity=np.nan, meaning="share of captioned attributes shown"),
@@ -112,18 +132,36 @@ COMPUTE = (
     Column(
         name="component", unit="", dtype="text", meaning="part of the run that was timed", choices=tuple(COMPONENTS)
     ),
-    Column(name="resolution_px", unit="px", dtype="int", meaning="side of the square output", low=1),
+    Column(name="resolution_px", unit="px", dtype="int", meaning="side of the image (SR: of its output)", low=1),
     Column(name="batch_size", unit="1", dtype="int", meaning="images computed together", low=1),
     Column(name="num_steps", unit="1", dtype="int", meaning="denoising steps (pipeline rows)", low=1, is_nullable=True),
     Column(name="latency_s", unit="s", dtype="float", meaning="wall time of the whole batch", low=0.0),
+    Column(
+        name="latency_std_s",
+        unit="s",
+        dtype="float",
+        meaning="standard deviation of the wall time over trials",
+        low=0.0,
+        is_nullable=True,
+    ),
     Column(name="energy_j", unit="J", dtype="float", meaning="energy of the whole batch", low=0.0, is_nullable=True),
     Column(
         name="energy_source", unit="", dtype="text", meaning="where the joules come from", choices=tuple(ENERGY_SOURCES)
     ),
+    Column(
+        name="flops",
+        unit="1",
+        dtype="float",
+        meaning="floating point operations of the whole batch",
+        low=0.0,
+        is_nullable=True,
+    ),
+    Column(name="num_trials", unit="1", dtype="int", meaning="timed calls behind the row", low=1, is_nullable=True),
     _KIND,
     _SOURCE,
 )
-QUALITY_KNOBS = ("num_steps", "split_step", "merge_ratio", "sr_scale", "codec_bits", "region_ratio")
+QUALITY_KNOBS = ("num_steps", "split_step", "merge_ratio", "sr_scale", "codec_bits", "region_ratio", "snr_db")
+"""Knobs of a quality row. Rows with `snr_db` are analog hand-overs, rows without are digital."""
 QUALITY = (
     Column(name="scheme", unit="", dtype="text", meaning="how the request was shared"),
     Column(name="num_steps", unit="1", dtype="int", meaning="denoising steps in all", low=1, is_nullable=True),
@@ -158,9 +196,12 @@ QUALITY = (
         high=1,
         is_nullable=True,
     ),
+    Column(name="snr_db", unit="dB", dtype="float", meaning="received SNR of an analog hand-over", is_nullable=True),
     Column(name="metric", unit="", dtype="text", meaning="name of the quality metric", choices=tuple(METRICS)),
     Column(name="value", unit="metric", dtype="float", meaning="value of the metric"),
     Column(name="std", unit="metric", dtype="float", meaning="standard deviation over images", low=0, is_nullable=True),
+    Column(name="low", unit="metric", dtype="float", meaning="lower end of its 95 % interval", is_nullable=True),
+    Column(name="high", unit="metric", dtype="float", meaning="upper end of its 95 % interval", is_nullable=True),
     Column(name="num_images", unit="1", dtype="int", meaning="images behind the value", low=1, is_nullable=True),
     _KIND,
     _SOURCE,
