@@ -1,0 +1,98 @@
+"""The bundled models, as they are shipped: what they promise on fresh scenes, and what is said when one is absent."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megopt.analysis.contact_sheet import write_contact_sheet
+from megopt.diffusion import bundled, metrics
+from megopt.diffusion.evaluation import Sampling, Truth, generated, reconstructed, scores, truth
+from megopt.diffusion.pipelines import latent_space, load
+from megopt.diffusion.super_resolution import BicubicUpscaler
+from megopt.diffusion.training_autoencoder import fidelity
+from megopt.errors import ConfigError, PipelineError
+
+SEED = 77
+
+
+@cache
+def unseen() -> Truth:
+    return truth(48, seed=SEED, split="unseen")
+
+
+@cache
+def pipeline(name: str) -> Any:
+    return load(f"bundled/{name}")
+
+
+@pytest.mark.slow
+def test_autoencoder_keeps_fresh_scenes() -> None:
+    told = unseen()
+    kept = fidelity(told.images, reconstructed(pipeline("edge"), told.images), told.masks)
+    assert kept["psnr_db"] >= 38.0
+    assert 0.95 <= kept["sharpness"] <= 1.05
+
+
+@pytest.mark.slow
+def test_edge_model_draws_what_it_is_told_and_the_device_model_less_so() -> None:
+    told, judge = unseen(), bundled.load_judge()
+    found = {
+        name: scores(judge, generated(pipeline(name), told.captions, 8, Sampling(seed=SEED)), told)
+        for name in ("edge", "device")
+    }
+    ceiling = scores(judge, reconstructed(pipeline("edge"), told.images), told)
+    assert ceiling["alignment"]["mean"] > 0.98
+    assert found["edge"]["alignment"]["mean"] > found["device"]["alignment"]["mean"] + 0.05
+    assert found["edge"]["alignment"]["mean"] > 0.9
+
+
+@pytest.mark.slow
+def test_both_pipelines_share_a_latent_space_and_repeat_their_images() -> None:
+    assert latent_space(pipeline("edge")).differences(latent_space(pipeline("device"))) == []
+    captions = unseen().captions[:3]
+    once = generated(pipeline("device"), captions, 2, Sampling(seed=5))
+    assert np.array_equal(once, generated(pipeline("device"), captions, 2, Sampling(seed=5)))
+    alone = generated(pipeline("device"), captions[1:2], 2, Sampling(seed=6))
+    assert np.abs(once[1].astype(int) - alone[0]).max() <= 2  # an image's noise is its own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [2, 4])
+def test_light_super_resolution_beats_bicubic(scale: int) -> None:
+    told = unseen()
+    small = (
+        told.images.reshape(-1, 64 // scale, scale, 64 // scale, scale, 3).mean(axis=(2, 4)).round().astype(np.uint8)
+    )
+    light = metrics.psnr_db(bundled.load_upscaler("light", scale).upscale(small), told.images)
+    bicubic = metrics.psnr_db(BicubicUpscaler(scale=scale).upscale(small), told.images)
+    assert light.mean() > bicubic.mean() + 0.5
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(PipelineError, match="bundled/cloud: no bundled pipeline; expected one of bundled/edge"):
+        load("bundled/cloud")
+    with pytest.raises(PipelineError, match="sr_light_x8: not there; train it"):
+        bundled.load_upscaler("light", 8)
+    with pytest.raises(ConfigError, match="num_images is 1; expected 2 or more"):
+        truth(1, seed=0, split="unseen")
+    assert bundled.located("some/model") == "some/model"
+
+
+def test_scenes_of_a_split_repeat_and_larger_sets_differ_in_length_alone() -> None:
+    few = truth(4, seed=3, split="unseen", resolution_px=32)
+    again = truth(4, seed=3, split="unseen", resolution_px=32)
+    assert few.captions == again.captions
+    assert np.array_equal(few.images, again.images)
+    assert few.images.shape == (4, 32, 32, 3)
+
+
+def test_contact_sheet_is_written_whole(tmp_path: Path) -> None:
+    images = np.zeros((3, 8, 8, 3), dtype=np.uint8)
+    path = write_contact_sheet(tmp_path / "sheet.png", {"one": images, "two": images}, ["a", "b", "c"])
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]
