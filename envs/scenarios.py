@@ -1,4 +1,4 @@
-"""Settings to start from: the defaults of `megopt/Request-v0`, and the setting of MEG-CVPO.
+"""Settings to start from: the defaults of `megopt/Request-v0` and `megopt/Cell-v0`, and the setting of MEG-CVPO.
 
 Each function returns the `EnvParams` of one scenario; what is left out takes the value that its docstring names.
 """
@@ -6,11 +6,14 @@ Each function returns the `EnvParams` of one scenario; what is left out takes th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from megopt.envs.arrivals import Arrivals, Poisson
+from megopt.envs.batching import BatchCurve
+from megopt.envs.cell_dynamics import CellParams
 from megopt.envs.dynamics import EnvParams
 from megopt.errors import ConfigError, NotOfferedError
 from megopt.problem import Limit, Problem
@@ -24,6 +27,7 @@ from megopt.system.link import Link
 from megopt.tables.profile import Profile, Side, load_profile
 
 DEFAULT_PROFILE = "megsplitting_sdxl"
+DEFAULT_CELL_PROFILE = "h100__snapdragon8gen3__sdxl"
 CVPO_STEPS = tuple(range(4, 13))
 CVPO_MERGE_RATIOS = tuple(round(0.1 * tenth, 1) for tenth in range(10))
 _CVPO_PARTS: tuple[tuple[Side, str], ...] = (
@@ -146,21 +150,79 @@ def _require_step_and_merge_knobs(profile: Profile, metric: str) -> None:
         raise NotOfferedError(message)
 
 
-SCENARIOS: dict[str, Callable[..., EnvParams]] = {"request": request, "meg_cvpo": meg_cvpo}
+def cell(
+    *,
+    profile: str | Path | Profile = DEFAULT_CELL_PROFILE,
+    schemes: Sequence[Scheme] | None = None,
+    channel: Channel | None = None,
+    link: Link | None = None,
+    problem: Problem | None = None,
+    num_devices: int = 8,
+    slot_s: float = 2.0,
+    arrivals: Arrivals | None = None,
+    max_batch: int | None = None,
+    batch_slope: float = 1.0,
+    allocation: str = "equal",
+    capacity: int = 8,
+    episode_length: int = 256,
+    is_pipelined: bool = True,
+    deadline_s: float = np.inf,
+) -> CellParams:
+    """Return the parameters of a cell of devices with an edge queue and a shared band.
+
+    Args:
+        profile: measured tables, or the name or folder of a profile; by default one with measured batches.
+        schemes: ways to share, as in `request`.
+        channel: SNR of the devices; by default Rayleigh fading at 10 dB, anew in each slot.
+        link: link of a device alone in the band; by default Shannon on 20 MHz, no radio energy.
+        problem: by default least latency with at most 40 J at the device.
+        num_devices: devices of the cell.
+        slot_s: length of a slot [s].
+        arrivals: by default Poisson, 0.03 requests a second and device.
+        max_batch: largest batch at the edge; None takes the largest measured, or 8 where one size was measured.
+        batch_slope: growth of a batch's time per further member, for profiles that measured one size only [1].
+        allocation: how the band is shared: equal, proportional, optimal, or chosen by the agent.
+        capacity: requests that can wait at a device; more are lost.
+        episode_length: slots in an episode [1].
+        is_pipelined: whether the edge computes while the previous batch is on the air.
+        deadline_s: a request that takes longer is reported as late [s].
+    """
+    tables = profile if isinstance(profile, Profile) else load_profile(profile)
+    table, _ = compile_all(list(schemes or _default_schemes()), tables)
+    return CellParams(
+        table=table,
+        link=link or Link(bandwidth_hz=20e6),
+        channel=channel or Rayleigh(snr_db=10.0),
+        problem=problem or _default_problem(table),
+        episode_length=episode_length,
+        is_pipelined=is_pipelined,
+        deadline_s=deadline_s,
+        num_devices=num_devices,
+        slot_s=slot_s,
+        arrivals=arrivals or Poisson(),
+        curve=BatchCurve.of(tables, max_batch=max_batch, slope=batch_slope),
+        allocation=allocation,
+        capacity=capacity,
+    )
 
 
-def params_of(scenario: str, settings: dict[str, object]) -> EnvParams:
-    """Return the parameters of a scenario by name.
+Scenarios = Mapping[str, Callable[..., EnvParams]]
+SCENARIOS: Scenarios = {"request": request, "meg_cvpo": meg_cvpo}
+CELL_SCENARIOS: Scenarios = {"cell": cell}
+
+
+def params_of(scenario: str, settings: dict[str, object], scenarios: Scenarios = SCENARIOS) -> EnvParams:
+    """Return the parameters of a scenario by name, of those that the environment knows.
 
     Raises:
         ConfigError: for a name or a setting that does not exist.
     """
-    if scenario not in SCENARIOS:
-        message = f"environment: scenario is {scenario!r}; expected one of {', '.join(SCENARIOS)}; change scenario"
+    if scenario not in scenarios:
+        message = f"environment: scenario is {scenario!r}; expected one of {', '.join(scenarios)}; change scenario"
         raise ConfigError(message)
-    known = list(inspect.signature(SCENARIOS[scenario]).parameters)
+    known = list(inspect.signature(scenarios[scenario]).parameters)
     unknown = sorted(set(settings) - set(known))
     if unknown:
         message = f"environment: scenario {scenario} has no {', '.join(unknown)}; expected some of {', '.join(known)}"
         raise ConfigError(message)
-    return SCENARIOS[scenario](**settings)
+    return scenarios[scenario](**settings)
