@@ -109,7 +109,8 @@ def meg_cvpo(
 
     Args:
         profile: measured tables, or the name or folder of a profile.
-        schemes: ways to share; by default step split with 4 to 12 steps and merge ratios from 0 to 0.9.
+        schemes: ways to share; by default model split with 4 to 12 steps, merge ratios from 0 to 0.9 and the paper's
+            formula for the payload.
         metric: quality metric of the reward.
         episode_length: requests in an episode [1].
         is_pipelined: whether the edge computes while the previous request is on the air.
@@ -122,11 +123,17 @@ def meg_cvpo(
     """
     tables = profile if isinstance(profile, Profile) else load_profile(profile)
     _require_step_and_merge_knobs(tables, metric)
-    chosen = schemes or [StepSplit(num_steps=CVPO_STEPS, merge_ratios=CVPO_MERGE_RATIOS, prompt_bits=0.0)]
+    model_split = Conventional(
+        num_steps=CVPO_STEPS,
+        merge_ratios=CVPO_MERGE_RATIOS,
+        payload="meg_cvpo",
+        prompt_bits=0.0,
+        ways=("model_split",),
+    )
     limits = (Limit(quantity="latency_s", bound=3.0), Limit(quantity="energy_j", bound=1800.0))
     return request(
         profile=tables,
-        schemes=chosen,
+        schemes=schemes or [model_split],
         channel=LogDistance(k_factor_db=k_factor_db),
         link=Link(bandwidth_hz=1e6),
         problem=Problem(objective="quality", metric=metric, limits=limits),

@@ -20,11 +20,20 @@ REDUCED: dict[str, Any] = {
     "merge_ratios": (0.0, 0.5),
     "codec_bits": (16, 4),
     "snr_db": (10.0,),
+    "model_split_steps": (),
 }
 """What grid=reduced measures instead of the lists; so many images go with it."""
 REDUCED_IMAGES = 48
 GRIDS = ("full", "reduced", "none")
-GRID_KEYS = ("num_steps", "merge_ratios", "codec_bits", "sr_scales", "snr_db")
+GRID_KEYS = (
+    "num_steps",
+    "merge_ratios",
+    "codec_bits",
+    "sr_scales",
+    "snr_db",
+    "model_split_steps",
+    "model_split_ratios",
+)
 
 
 def run(config: DictConfig, output_dir: Path) -> Report:

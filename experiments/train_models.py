@@ -33,6 +33,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         num_scenes=config.num_scenes,
         num_test_scenes=config.num_test_scenes,
         latent_channels=config.latent_channels,
+        latent_noise=config.latent_noise,
         sr_scale=config.sr_scale,
         device=config.device,
     )

@@ -364,11 +364,14 @@ def step_and_merge_profile() -> Profile:
         for side, component in (("edge", "merge"), ("device", "unmerge"))
     ]
     steps, ratios = np.meshgrid(np.arange(4, 13), np.linspace(0.0, 0.9, 10))
-    blank = dict.fromkeys(("sr_scale", "codec_bits", "region_ratio", "split_step", "std", "num_images"), np.nan)
+    blank = dict.fromkeys(("region_ratio", "std", "num_images"), np.nan)
     quality = pd.DataFrame(
         {
             "scheme": "step_split",
             "num_steps": steps.ravel(),
+            "split_step": steps.ravel(),
+            "sr_scale": 1,
+            "codec_bits": 16,
             "merge_ratio": ratios.ravel(),
             "metric": "psnr_db",
             "value": 20.0 + steps.ravel() - 8.0 * ratios.ravel(),
@@ -392,7 +395,7 @@ def test_the_setting_of_meg_cvpo() -> None:
     mean_snr_db = 10.0 * np.log10(env._devices.state.channel.mean_snr)  # type: ignore[union-attr]
     ends = [30.0 + 94.0 - 35.3 - 37.6 * np.log10(d) for d in (300.0, 200.0)]
     assert ends[0] <= mean_snr_db.min() < ends[0] + 0.1 < ends[1] - 0.1 < mean_snr_db.max() <= ends[1]
-    assert {d.name for d in dimensions_of(params.table)} == {"num_steps", "split_step", "merge_ratio"}
-    observation, rewards, *_ = env.step(np.zeros((512, 3), dtype=np.float32))
+    assert {d.name for d in dimensions_of(params.table)} == {"num_steps", "merge_ratio"}
+    observation, rewards, *_ = env.step(np.zeros((512, 2), dtype=np.float32))
     assert np.all((rewards > 15.0) & (rewards < 35.0))
     assert env.observation_space.contains(observation)

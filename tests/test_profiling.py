@@ -27,6 +27,8 @@ GRID = Grid(
     codec_bits=(16, 4),
     sr_scales=(1,),
     snr_db=(10.0,),
+    model_split_steps=(3,),
+    model_split_ratios=(0.0, 0.9),
     num_images=3,
 )
 SAMPLING = Sampling(guidance_scale=2.0, seed=7)
@@ -55,6 +57,9 @@ def test_split_steps_hold_both_ends_and_cells_are_all_different() -> None:
         assert steps[-1] == num_steps
         assert len(steps) <= grid.num_splits + 1
     assert grid.split_steps(2) == (0, 1, 2)
+    extra = Cell(sr_scale=1, num_steps=7, split_step=7)
+    assert extra in grid.cells()
+    assert [handover.merge_ratio for handover in grid.handovers(extra)] == pytest.approx(np.arange(10) / 10)
     names = [cell.name for cell in grid.cells()]
     assert len(set(names)) == len(names)
 

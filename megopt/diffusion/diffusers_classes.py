@@ -7,7 +7,6 @@ from typing import Any
 import diffusers
 from diffusers import configuration_utils
 
-AutoencoderTiny: Any = diffusers.AutoencoderTiny
 DDIMScheduler: Any = diffusers.DDIMScheduler
 StableDiffusionPipeline: Any = diffusers.StableDiffusionPipeline
 UNet2DConditionModel: Any = diffusers.UNet2DConditionModel

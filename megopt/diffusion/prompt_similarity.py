@@ -78,7 +78,9 @@ def _check(prompts: Sequence[str]) -> None:
     wrong = [prompt for prompt in prompts if not isinstance(prompt, str) or not prompt.strip()]
     if isinstance(prompts, str) or wrong:
         came = prompts if isinstance(prompts, str) else wrong[0]
-        message = f"prompt similarity: prompts hold {came!r}; expected a list of texts that are not empty; mend the list"
+        message = (
+            f"prompt similarity: prompts hold {came!r}; expected a list of texts that are not empty; mend the list"
+        )
         raise ConfigError(message)
 
 
@@ -133,8 +135,8 @@ def _encoder() -> tuple[Any, Any]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.enable_padding()
-    model = BertModel.from_pretrained(folder, local_files_only=True).eval()
-    return tokenizer, model
+    model: Any = BertModel.from_pretrained(folder, local_files_only=True)
+    return tokenizer, model.eval()
 
 
 def _model_folder() -> Path:

@@ -85,6 +85,7 @@ class PartRequest:
         num_scenes: training scenes.
         num_test_scenes: held-out scenes per split.
         latent_channels: of the autoencoder.
+        latent_noise: that its decoder learns to bear, latents having deviation 1.
         sr_scale: of the super-resolution parts.
         device: "cpu", "cuda", ...
         shows_progress: whether to show bars.
@@ -100,6 +101,7 @@ class PartRequest:
     num_scenes: int = 61440
     num_test_scenes: int = 1024
     latent_channels: int = 8
+    latent_noise: float = 0.03
     sr_scale: int = 2
     device: str = "cpu"
     shows_progress: bool = True
@@ -238,7 +240,7 @@ def _trained_shared(folder: Path) -> tuple[Any, Any, CLIPTokenizer]:
 
 def _autoencoder(request: PartRequest) -> tuple[Path, ModelCard]:
     """Train encoder and decoder, then normalise the latents; the encoder is final."""
-    shape = AutoencoderShape(latent_channels=request.latent_channels)
+    shape = AutoencoderShape(latent_channels=request.latent_channels, latent_noise=request.latent_noise)
     scenes, test = request.scenes("train", request.num_scenes), joined(list(request.test_scenes().values()))
     objective = AutoencoderObjective(shape, scenes, test, request.device)
     settings = request.settings(batch_size=8, learning_rate=1.5e-3, inner_rate=0.02, warmup_steps=50)
@@ -258,7 +260,8 @@ def _decoder(request: PartRequest) -> tuple[Path, ModelCard]:
         cached_latents(request.folder, autoencoder, scenes, request.device),
         cached_latents(request.folder, autoencoder, scenes.reduced(2), request.device),
     )
-    shape = AutoencoderShape(latent_channels=autoencoder.config["latent_channels"])
+    channels = autoencoder.config["latent_channels"]
+    shape = AutoencoderShape(latent_channels=channels, latent_noise=request.latent_noise)
     objective = DecoderObjective(shape, autoencoder, latents, scenes, test, request.device)
     settings = request.settings(batch_size=8, learning_rate=1e-3, inner_rate=0.01, warmup_steps=50)
     return _one_run(request, objective, settings)

@@ -107,7 +107,11 @@ def measure_profile(request: ProfileRequest, folder: Path, target: Path) -> Path
     resolution_px = request.resolution_px or int(edge.vae_scale_factor) * _sample_size(edge)
     scales = request.grid.sr_scales if request.grid is not None else (1,)
     upscalers = _upscalers(scales)
-    quality = None if request.grid is None else _quality(request, edge, device, upscalers, resolution_px, folder)
+    import pandas as pd
+
+    quality = pd.DataFrame(columns=[column.name for column in schema.QUALITY])
+    if request.grid is not None:
+        quality = _quality(request, edge, device, upscalers, resolution_px, folder)
     payload = measure_image_codecs(_example_images(edge, request), source=SOURCE)
     sides = (
         _side("edge", request.edge, edge, {}),
@@ -122,13 +126,10 @@ def measure_profile(request: ProfileRequest, folder: Path, target: Path) -> Path
         source=SOURCE,
         budget_s=request.budget_s,
     )
-    import pandas as pd
-
     compute = pd.DataFrame(rows, columns=[column.name for column in schema.COMPUTE])
     tables = {"compute.csv": compute, "quality.csv": quality, "payload.csv": payload}
     for name, table in tables.items():
-        if table is not None:
-            _write_csv(target / name, table)
+        _write_csv(target / name, table)
     text = json.dumps(_provenance(request, edge, target.name, resolution_px), indent=2) + "\n"
     return write_atomically(target / "provenance.json", lambda path: path.write_text(text, encoding="utf-8")).parent
 

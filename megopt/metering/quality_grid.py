@@ -44,6 +44,9 @@ class Grid:
         codec_bits: bits per value.
         sr_scales: 1, 2, 4.
         snr_db: received SNR of analog hand-overs [dB]; measured without merging at scale 1.
+        model_split_steps: more step counts, of runs that are the edge's alone, at scale 1: with the next line, the
+            action space of MEG-CVPO.
+        model_split_ratios: more merge ratios of these, and of the edge's other runs at scale 1, at 16 bit.
         num_images: captions per cell.
     """
 
@@ -53,13 +56,17 @@ class Grid:
     codec_bits: tuple[int, ...] = (16, 8, 4)
     sr_scales: tuple[int, ...] = (1, 2, 4)
     snr_db: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0)
+    model_split_steps: tuple[int, ...] = tuple(range(4, 13))
+    model_split_ratios: tuple[float, ...] = tuple(tenth / 10 for tenth in range(10))
     num_images: int = 96
 
     def __post_init__(self) -> None:
         require_whole_list("quality grid", 1, num_steps=self.num_steps, codec_bits=self.codec_bits)
         require_whole("quality grid", 1, num_splits=self.num_splits)
         require_whole("quality grid", 2, num_images=self.num_images)
-        require_within("quality grid", 0, 1, merge_ratios=self.merge_ratios)
+        require_within("quality grid", 0, 1, merge_ratios=self.merge_ratios, model_split_ratios=self.model_split_ratios)
+        if self.model_split_steps:
+            require_whole_list("quality grid", 1, model_split_steps=self.model_split_steps)
         require_within("quality grid", -50, 100, snr_db=self.snr_db)
         for name, allowed in (("codec_bits", codec.BITS), ("sr_scales", (1, 2, 4))):
             wrong = [value for value in getattr(self, name) if value not in allowed]
@@ -74,19 +81,26 @@ class Grid:
 
     def cells(self) -> list[Cell]:
         """Return all cells, costly ones first."""
-        return [
+        split = [
             Cell(sr_scale=s, num_steps=n, split_step=k)
             for s, n in product(sorted(self.sr_scales), sorted(self.num_steps, reverse=True))
             for k in self.split_steps(n)
         ]
+        more = sorted(set(self.model_split_steps) - set(self.num_steps))
+        return split + [Cell(sr_scale=1, num_steps=n, split_step=n) for n in more]
 
     def handovers(self, cell: Cell) -> list[Handover]:
         """Return the ways of handing over that are measured in a cell; the device alone has one, nothing is sent."""
         if cell.split_step == 0:
             return [Handover()]
+        is_full, is_edge_run = cell.sr_scale == 1, cell.split_step == cell.num_steps
+        is_extra = is_full and is_edge_run and cell.num_steps in self.model_split_steps
+        extra = [Handover(merge_ratio=r, codec_bits=16) for r in self.model_split_ratios] if is_extra else []
+        if cell.num_steps not in self.num_steps:
+            return extra
         packed = [Handover(merge_ratio=r, codec_bits=q) for r, q in product(self.merge_ratios, self.codec_bits)]
-        noisy = [Handover(codec_bits=None, snr_db=snr) for snr in self.snr_db] if cell.sr_scale == 1 else []
-        return packed + noisy
+        noisy = [Handover(codec_bits=None, snr_db=snr) for snr in self.snr_db] if is_full else []
+        return list(dict.fromkeys(packed + extra + noisy))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megopt.arrays import FloatArray
-from megopt.errors import NotOfferedError, SchemeError
+from megopt.errors import ConfigError, NotOfferedError, SchemeError
 from megopt.ranges import require_within
 from megopt.schemes.action_table import ActionTable, concat
 from megopt.schemes.hand_over import hand_over
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from megopt.tables.profile import Profile
 
 KNOBS = (NUM_STEPS, MERGE_RATIO, CODEC_BITS, SR_SCALE)
+WAYS = ("edge_only", "model_split", "device_only")
 LOSSLESS = ("raw", "png")
 
 
@@ -54,6 +55,7 @@ class Conventional:
         sr_kind: "light" or "diffusion" super-resolution.
         payload: of model split: "frame" for the real frames to the byte, "meg_cvpo" for that paper's formula.
         prompt_bits: size of the prompt on the uplink [bit].
+        ways: which of `WAYS` to offer.
     """
 
     num_steps: tuple[int, ...] | None
@@ -64,10 +66,14 @@ class Conventional:
     sr_kind: str = "light"
     payload: str = "frame"
     prompt_bits: float = 1024.0
+    ways: tuple[str, ...] = WAYS
     name: str = field(default="conventional", init=False)
 
     def __post_init__(self) -> None:
         self._offer()
+        if not self.ways or set(self.ways) - set(WAYS):
+            message = f"scheme {self.name}: ways is {list(self.ways)}; expected some of {', '.join(WAYS)}"
+            raise ConfigError(message)
         require_within(f"scheme {self.name}", 0, 1e12, prompt_bits=self.prompt_bits)
 
     def compile(self, profile: Profile) -> ActionTable:
@@ -77,10 +83,11 @@ class Conventional:
         # what sends no latent has none to alter
         unaltered = replace(offer, merge_ratios=(NEUTRAL["merge_ratio"],), codec_bits=(int(NEUTRAL["codec_bits"]),))
         images = _full_runs(profile, unaltered, points)
-        tables = [self._edge_only(profile, codec, images, points) for codec in self.image_codecs]
-        if profile.has("device", "vae_decode"):
+        codecs = self.image_codecs if "edge_only" in self.ways else ()
+        tables = [self._edge_only(profile, codec, images, points) for codec in codecs]
+        if "model_split" in self.ways and profile.has("device", "vae_decode"):
             tables.append(self._model_split(profile, _full_runs(profile, offer, points), points))
-        if profile.has("device", "denoise_step"):
+        if "device_only" in self.ways and profile.has("device", "denoise_step"):
             tables.append(self._device_only(profile, unaltered.settings(profile, points, lambda _: (0,)), points))
         tables = [part for part in tables if len(part)]
         if not tables:
