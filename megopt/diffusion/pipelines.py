@@ -12,7 +12,8 @@ Supported are the text-to-image classes of three families; anything of the same 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -109,6 +110,8 @@ def load(model: str | Path, device: str = "cpu", dtype: str = "float32", without
     import torch
     from diffusers import DiffusionPipeline
 
+    import megopt.diffusion.autoencoder  # noqa: F401  # diffusers loads parts of imported modules only
+
     read: Any = DiffusionPipeline.from_pretrained  # carries no types
     if dtype not in DTYPES:
         message = f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}"
@@ -122,7 +125,10 @@ def load(model: str | Path, device: str = "cpu", dtype: str = "float32", without
         message = f"{model}: no such folder; give a folder written by save_pretrained or the name of a model on the hub"
         raise PipelineError(message)
     try:
-        pipeline = read(str(model), dtype=getattr(torch, dtype), local_files_only=is_local, **dict.fromkeys(left_out))
+        with _quiet():
+            pipeline = read(
+                str(model), dtype=getattr(torch, dtype), local_files_only=is_local, **dict.fromkeys(left_out)
+            )
     except (
         OSError,
         ValueError,
@@ -134,6 +140,25 @@ def load(model: str | Path, device: str = "cpu", dtype: str = "float32", without
     latent_space(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep bars and remarks of the libraries from the screen while a pipeline is loaded; errors are raised as ever."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries: tuple[Any, ...] = (diffusers_logging, transformers_logging)
+    levels = [library.get_verbosity() for library in libraries]
+    try:
+        for library in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+            library.enable_progress_bar()
 
 
 def family(pipeline: Pipeline) -> Family:
