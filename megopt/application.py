@@ -38,6 +38,7 @@ def run_verb(verb: str, overrides: list[str]) -> int:
     if flags:
         _complain(f"{verb} has no flag {flags[0]!r}; options are key=value (`megopt {verb} --help`), -m and --cfg job")
         return INPUT_FAULT
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # remarks on what is not installed are nobody's business
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach us whole instead of being printed by Hydra
     sys.argv = [f"megopt {verb}", *overrides]
     app = hydra.main(version_base="1.3", config_path="pkg://megopt.conf", config_name=root_name(verb))(_task)
