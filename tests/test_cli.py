@@ -14,7 +14,7 @@ from megopt.cli import main, verb_help
 from megopt.configuration import CONF_DIR, VERBS, group_choices, group_names, root_name
 
 ROOT = Path(__file__).resolve().parent.parent
-FAST = ["experiment=published", "num_requests=4", "num_traces=4", "problem.sweep.num_points=4"]
+FAST = ["num_requests=4", "num_traces=4", "problem.sweep.num_points=4"]
 
 
 def megopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -231,7 +231,7 @@ def test_unusual_but_legal_settings_run(overrides: str, here: Path, capfd: pytes
 
 
 def test_the_optimum_over_all_rows_has_the_largest_hypervolume(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    volumes = answer(capfd, "tradeoff", "experiment=published", "num_requests=4", "num_traces=4")["hypervolume"]
+    volumes = answer(capfd, "tradeoff", "num_requests=4", "num_traces=4")["hypervolume"]
     assert set(volumes) == {"optimal", "step_split"}
     assert volumes["optimal"] >= volumes["step_split"]
 

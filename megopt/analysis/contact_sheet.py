@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from megopt.diffusion.rendering import Images
 
 _IMAGE_IN = 0.9
-_LABEL_IN = 1.3
+_LABEL_IN = 1.25
 _CAPTION_IN = 0.55
 _CAPTION_WIDTH = 24
+_LABEL_WIDTH = 20
 
 
 def write_contact_sheet(path: Path, rows: Mapping[str, Images], captions: Sequence[str] = ()) -> Path:
@@ -53,7 +54,8 @@ def write_contact_sheet(path: Path, rows: Mapping[str, Images], captions: Sequen
             for image, panel in zip(images, line, strict=False):
                 panel.imshow(image, interpolation="nearest")
                 panel.axis("off")
-            line[0].text(-0.06, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+            wrapped = "\n".join(textwrap.fill(part, _LABEL_WIDTH) for part in label.splitlines())
+            line[0].text(-0.06, 0.5, wrapped, transform=line[0].transAxes, ha="right", va="center", fontsize=7)
         for text, panel in zip(captions, panels[0], strict=False):
             panel.set_title(textwrap.fill(text, _CAPTION_WIDTH), fontsize=4.6, pad=2)
         return write_atomically(path, lambda target: figure.savefig(target, format="png"))

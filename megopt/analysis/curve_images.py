@@ -48,16 +48,10 @@ def save_curve_images(found: Tradeoff, table: ActionTable, profile: Profile, swe
     told = truth(NUM_CAPTIONS, seed=SEED, split="unseen", resolution_px=profile.provenance.resolution_px)
     generator = _generator(profile, told.captions)
     shown = {
-        f"{limit:.3g} {_UNITS.get(sweep.quantity, '')}\n{_wrapped(str(table.label[row]))}": _images(
-            generator, table, row
-        )
+        f"{limit:.3g} {_UNITS.get(sweep.quantity, '')}\n{table.label[row]}": _images(generator, table, row)
         for row, limit in (list(chosen.items())[number] for number in picked)
     }
     return write_contact_sheet(path, shown | {"real scene": told.images}, told.captions)
-
-
-def _wrapped(label: str) -> str:
-    return label.replace(", ", ",\n")
 
 
 def _generator(profile: Profile, captions: tuple[str, ...]) -> Generator:

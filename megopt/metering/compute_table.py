@@ -48,7 +48,7 @@ class Side:
         pipeline: the model.
         meter: of the energy.
         num_threads: threads of a CPU side.
-        batch_sizes: images computed together.
+        batch_sizes: images computed together at the full side; below it one.
         upscalers: networks that enlarge to the full side, by component; a device has them.
     """
 
@@ -132,7 +132,7 @@ def _per_unit(found: Measurement, num_units: int) -> Measurement:
 
 def _parts(side: Side, caption: str, resolution_px: int, scale: int, sampling: Sampling) -> Iterator[Part]:
     px = resolution_px // scale
-    for batch_size in side.batch_sizes:
+    for batch_size in side.batch_sizes if scale == 1 else (1,):
         run = _Run(side.pipeline, caption, px, batch_size, sampling)
         where: dict[str, Any] = {"resolution_px": px, "batch_size": batch_size}
         yield Part(component="text_encoder", call=run.encode, **where)
