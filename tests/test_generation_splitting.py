@@ -145,6 +145,21 @@ def test_dead_link_leaves_the_device_alone():
     assert np.isinf(solve(MODEL, 5.0, np.inf).latency_s)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("exponent", [0.0, 1.0])
+def test_a_tiny_share_of_the_device_is_not_rounded_away(solver, exponent):
+    """Without a coarse pass even microseconds of the device save time: 1 - x is small, and x must not round down."""
+    model = dataclasses.replace(
+        MODEL, edge_full_s=1000.0, device_coarse_s=0.0, device_power_max_w=286.0, power_exponent=exponent
+    )
+    limit_j = np.geomspace(1e-9, 1e-1, 999)
+    found = solver(model, limit_j, LINK)
+    assert np.all(found.gap < 1e-12)
+    if solver is solve_fixed_power:
+        assert np.all(found.region_ratio[limit_j > 1e-10] < 1.0)
+        np.testing.assert_allclose((1.0 - found.region_ratio) * 286.0, limit_j, rtol=1e-4, atol=1e-13)
+
+
 # invariants
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megopt.errors import ConfigError, ProblemError
+from megopt.reproductions import his, his_figure
 from megopt.schemes.shared_steps_quality import published_curves
 from megopt.solvers import grouping
 from megopt.solvers.grouping import SharingProblem, best_plan, bound, cluster, quality_table, score, solve_exactly
@@ -149,6 +150,45 @@ def test_sharing_under_the_published_setting_beats_its_baselines() -> None:
     assert by_subject.value > one_group > unshared
     assert (exact.value - by_subject.value) / abs(exact.value) < 0.01
     assert bound(problem, NUM_GROUPS) >= exact.value - 1e-9
+
+
+@pytest.fixture(scope="module")
+def reproduction(tmp_path_factory: pytest.TempPathFactory) -> his.HisResult:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(his, "NUM_DRAWS", 2)
+        return his.reproduce(tmp_path_factory.mktemp("his"), seed=0)
+
+
+@pytest.mark.slow
+def test_reproduction_stands_published_beside_computed(reproduction: his.HisResult) -> None:
+    table = reproduction.comparison.set_index("scheme")
+    assert table.loc["PPGFIS", "published"] == pytest.approx((6.5 - 3.7) / (7.3 - 3.7))
+    assert table.loc[["IIS", "HIS"], "published"].to_list() == table.loc[["IIS", "HIS"], "computed"].to_list() == [0, 1]
+    assert table.loc["exact", "computed"] >= 1.0 - 1e-9
+    assert reproduction.is_ordered
+    assert -1e-9 <= reproduction.worst_gap < 0.01
+    assert reproduction.fits["r2"].min() > 0.996
+    assert len(reproduction.fits) == 12
+    assert {path.name for path in reproduction.paths} == {
+        "fits.csv", "shares.csv", "comparison.csv", "his.pdf", "his.png"
+    }  # fmt: skip
+    assert all(path.stat().st_size > 0 for path in reproduction.paths)
+
+
+@pytest.mark.slow
+def test_panels_draw_from_the_tables_alone(reproduction: his.HisResult) -> None:
+    quality = his_figure.plot_quality_panel(reproduction.fits)
+    assert len(quality.lines) == 2 * 2 * len(his_figure.SHOWN_BINS)
+    shares = his_figure.plot_share_panel(reproduction.comparison)
+    heights = [bar.get_height() for bar in shares.patches]
+    np.testing.assert_allclose(heights, reproduction.comparison["computed"][1:])
+
+
+def test_a_users_reward_without_sharing_is_scale_free() -> None:
+    """Each total is divided by its own without sharing: w_Q - w_T - w_E is what is left."""
+    problem, prompts = his.users_of(np.random.SeedSequence(3))
+    assert his.unshared(problem) == pytest.approx(np.dot(his.WEIGHTS, [1, -1, -1]), abs=0.05)
+    assert set(prompts.tolist()) <= set(range(2, 22))
 
 
 def test_dearer_energy_never_means_fewer_common_steps() -> None:

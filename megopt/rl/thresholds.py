@@ -1,0 +1,146 @@
+"""From a limit on costs to a threshold on discounted action values, as the episodes end and as the costs measure.
+
+The critic of cost i sums gamma^k c_i over what is left of an episode. With c_i at its limit on average per step, its
+mean over the states of the episodes is limit x H, where H is the mean over the states of
+
+    h = (1 - gamma^(T - t)) / (1 - gamma)    state t of an episode that ended after T steps
+    h = 1 / (1 - gamma)                      any state of an episode that a time limit cut: the critic bootstraps there
+
+Costs that are spread unevenly, states from older policies and errors of the critic shift Q by an unknown amount. It is
+measured: over the same stretch of time, mean Q^{c_i} of the policy over replayed states minus measured mean cost x H.
+
+    threshold_i = limit_i H + (mean Q^{c_i} - measured cost_i H)
+
+A policy at the threshold then has the measured mean cost limit_i, whatever the shift is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from megopt.arrays import BoolArray, FloatArray
+from megopt.errors import ConfigError
+from megopt.ranges import require_whole, require_within
+from megopt.rl.lagrangian_costs import CostLimits
+
+
+def mean_horizon(lengths: FloatArray, is_terminated: BoolArray, gamma: float) -> float:
+    """Return H, the mean discounted number of steps that a critic counts from the states of some episodes.
+
+    Args:
+        lengths: steps of each episode, shape (num_episodes,).
+        is_terminated: whether it ended, in contrast to a time limit, shape (num_episodes,).
+        gamma: discount per step, in [0, 1].
+
+    Raises:
+        ConfigError: for gamma = 1 with episodes that are cut, where the critic's sum has no end.
+    """
+    steps = np.asarray(lengths, dtype=np.float64)
+    if gamma == 1.0:
+        if not np.all(is_terminated):
+            message = "gamma = 1 with episodes cut by a time limit; expected gamma < 1, or episodes that terminate"
+            raise ConfigError(message)
+        return float(np.sum(steps * (steps + 1.0) / 2.0) / np.sum(steps))
+    # sum over t of gamma^(T - t), t = 0..T-1
+    lost = np.where(is_terminated, gamma * (1.0 - gamma**steps) / (1.0 - gamma), 0.0)
+    return float(np.sum(steps - lost) / ((1.0 - gamma) * np.sum(steps)))
+
+
+class Thresholds:
+    """Thresholds of all limits; learns lengths of episodes and the shift of the critics while the agent acts.
+
+    Attributes:
+        measured: running mean cost per step of the acting policy, shape (num_limits,); NaN before the first step.
+        values: running mean Q of each cost under the policy, shape (num_limits,).
+        horizon: H over the latest episodes.
+        episode_length: mean steps of the latest episodes; NaN before the first has ended.
+    """
+
+    def __init__(
+        self, limits: CostLimits | None, gamma: float, num_envs: int, window: int = 4000, num_episodes: int = 100
+    ) -> None:
+        """Begin without any measurement.
+
+        Args:
+            limits: the limits; None for none.
+            gamma: discount per step.
+            num_envs: environments side by side.
+            window: steps, over all environments, that running means look back on.
+            num_episodes: latest episodes that tell how episodes end.
+        """
+        require_whole("thresholds", 1, window=window, num_episodes=num_episodes)
+        require_within("thresholds", 0.0, 1.0, gamma=gamma)
+        self._ceilings = np.zeros(0) if limits is None else limits.ceilings()
+        self._is_per_episode = limits is not None and limits.per == "episode"
+        self._gamma, self._window, self._num_episodes = gamma, window, num_episodes
+        self._age = np.zeros(num_envs)
+        self._ends: list[tuple[float, bool]] = []
+        self._pending, self._num_pending = np.zeros(len(self._ceilings)), 0
+        self._num_measured = 0
+        self._num_skipped = 0
+        self.measured = np.full(len(self._ceilings), np.nan)
+        self.values = np.zeros(len(self._ceilings))
+        self.horizon = 1.0 / (1.0 - gamma) if gamma < 1.0 else np.nan
+        self.episode_length = np.nan
+
+    def observe(
+        self, costs: FloatArray, is_terminated: BoolArray, is_truncated: BoolArray, *, is_warm_up: bool
+    ) -> None:
+        """Take note of one step of every environment.
+
+        Args:
+            costs: shape (num_envs, num_limits).
+            is_terminated: whether the episode ended, shape (num_envs,).
+            is_truncated: whether it was cut, shape (num_envs,).
+            is_warm_up: whether the actions came from no policy; their costs do not count.
+        """
+        self._age += 1.0
+        if not is_warm_up:
+            self._pending = self._pending + costs.sum(axis=0)
+            self._num_pending += len(costs)
+        rows = np.flatnonzero(is_terminated | is_truncated)
+        if len(rows):
+            self._ends += [(float(self._age[row]), bool(is_terminated[row])) for row in rows]
+            self._ends = self._ends[-self._num_episodes :]
+            self._age[rows] = 0.0
+            lengths, ended = (np.array(column) for column in zip(*self._ends, strict=True))
+            self.horizon = mean_horizon(lengths, ended, self._gamma)
+            self.episode_length = float(np.mean(lengths))
+
+    def update(self, values: FloatArray) -> None:
+        """Take the mean Q of each cost under the policy, shape (num_limits,), from updates since the last call.
+
+        Costs and values enter with the same weights, so that both look back equally far. The first window is left
+        out of the correction: a critic that has just begun to learn says nothing about its shift.
+        """
+        if not self._num_pending:
+            return
+        mean = self._pending / self._num_pending
+        self._num_measured += self._num_pending
+        if self._num_skipped < self._window:
+            self._num_skipped += self._num_pending
+            self._num_measured = self._num_pending
+        rate = min(1.0, self._num_pending / min(self._num_measured, self._window))
+        self.measured = mean if rate == 1.0 else self.measured + rate * (mean - self.measured)
+        self.values = values if rate == 1.0 else self.values + rate * (values - self.values)
+        self._pending, self._num_pending = np.zeros(len(self._ceilings)), 0
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether the measured shift is part of the thresholds."""
+        return self._num_skipped >= self._window and self._num_measured >= self._window // 2
+
+    @property
+    def limits_per_step(self) -> FloatArray:
+        """Limits on the mean cost per step, shape (num_limits,); NaN while episodes of unknown length are asked for."""
+        return self._ceilings / self.episode_length if self._is_per_episode else self._ceilings
+
+    def current(self) -> FloatArray:
+        """Return the thresholds on mean Q, shape (num_limits,); inf until the first episode for limits per episode."""
+        base = self.limits_per_step * self.horizon
+        shift = self.values - self.measured * self.horizon if self.is_corrected else 0.0
+        return np.where(np.isnan(base), np.inf, base + shift)
+
+    def measured_cost(self) -> FloatArray:
+        """Return the running mean cost in the unit of the limits, per step or per episode, shape (num_limits,)."""
+        return self.measured * (self.episode_length if self._is_per_episode else 1.0)
