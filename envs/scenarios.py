@@ -28,6 +28,7 @@ from megopt.tables.profile import Profile, Side, load_profile
 
 DEFAULT_PROFILE = "megsplitting_sdxl"
 DEFAULT_CELL_PROFILE = "h100__snapdragon8gen3__sdxl"
+DEFAULT_CVPO_PROFILE = "bundled"
 CVPO_STEPS = tuple(range(4, 13))
 CVPO_MERGE_RATIOS = tuple(round(0.1 * tenth, 1) for tenth in range(10))
 _CVPO_PARTS: tuple[tuple[Side, str], ...] = (
@@ -95,7 +96,7 @@ def _default_problem(table: ActionTable) -> Problem:
 
 def meg_cvpo(
     *,
-    profile: str | Path | Profile = DEFAULT_PROFILE,
+    profile: str | Path | Profile = DEFAULT_CVPO_PROFILE,
     schemes: Sequence[Scheme] | None = None,
     metric: str = "psnr_db",
     episode_length: int = 64,
