@@ -15,7 +15,10 @@ from megopt.diffusion.evaluation import Sampling, Truth, generated, reconstructe
 from megopt.diffusion.pipelines import latent_space, load
 from megopt.diffusion.super_resolution import BicubicUpscaler
 from megopt.diffusion.training_autoencoder import fidelity
+from megopt.envs import scenarios
 from megopt.errors import ConfigError, PipelineError
+from megopt.schemes.step_split import StepSplit
+from megopt.tables.profile import load_profile
 
 SEED = 77
 
@@ -96,3 +99,29 @@ def test_contact_sheet_is_written_whole(tmp_path: Path) -> None:
     path = write_contact_sheet(tmp_path / "sheet.png", {"one": images, "two": images}, ["a", "b", "c"])
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_the_measured_profile_carries_every_knob_and_meg_cvpo() -> None:
+    profile = load_profile("bundled")
+    table = StepSplit(num_steps=None, merge_ratios=None, codec_bits=None, sr_scales=None).compile(profile)
+    assert {1.0, 2.0, 4.0} == set(table.settings[:, [knob.name for knob in table.knobs].index("sr_scale")])
+    assert set(table.kind) == {"measured"}
+    scenario = scenarios.meg_cvpo(profile=profile)
+    assert len(scenario.table) == 90  # 4 to 12 steps, ten merge ratios
+    assert np.isfinite(scenario.table.quality).all()
+
+
+def test_measured_quality_falls_with_fewer_steps_bits_tokens_and_pixels() -> None:
+    quality = load_profile("bundled").quality
+    rows = quality[quality["snr_db"].isna() & (quality["metric"] == "psnr_db")]
+    whole = rows[rows["split_step"] == rows["num_steps"]]
+    plain = whole[(whole["codec_bits"] == 16) & (whole["sr_scale"] == 1)]
+    by_steps = plain[plain["merge_ratio"] == 0].sort_values("num_steps")["value"]
+    assert by_steps.is_monotonic_increasing
+    by_ratio = plain[plain["num_steps"] == 12].sort_values("merge_ratio")["value"]
+    assert by_ratio.is_monotonic_decreasing
+    twelve = whole[(whole["num_steps"] == 12) & (whole["merge_ratio"] == 0)]
+    assert twelve[twelve["sr_scale"] == 1].sort_values("codec_bits")["value"].is_monotonic_increasing
+    assert twelve[twelve["codec_bits"] == 16].sort_values("sr_scale")["value"].is_monotonic_decreasing
+    by_split = rows[(rows["num_steps"] == 25) & (rows["merge_ratio"] == 0) & (rows["codec_bits"] == 16)]
+    assert by_split[by_split["sr_scale"] == 1].sort_values("split_step")["value"].is_monotonic_increasing

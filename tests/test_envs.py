@@ -342,7 +342,11 @@ def test_snr_is_seen_in_db_on_a_line() -> None:
         ({"episode_length": 0}, ConfigError, "episode_length is 0"),
         ({"battery_j": -1.0}, ConfigError, "battery_j is -1"),
         ({"problem": Problem(objective="energy_j")}, ProblemError, "energy_j was not measured"),
-        ({"scenario": "meg_cvpo"}, NotOfferedError, "lacks a row for edge denoise_step.*psnr_db at several values"),
+        (
+            {"scenario": "meg_cvpo", "profile": "megsplitting_sdxl"},
+            NotOfferedError,
+            "lacks a row for edge denoise_step.*psnr_db at several values",
+        ),
     ],
 )
 def test_wrong_settings_say_what_to_do(settings: dict[str, Any], error: type[Exception], message: str) -> None:
