@@ -13,6 +13,8 @@ VERBS = {
     "profile": "measure latency, energy and quality of split generation on this machine: a profile folder",
     "train-models": "train the bundled diffusion models part by part, and export them",
     "evaluate-models": "judge the bundled models on fresh scenes, with contact sheets",
+    "serve": "the edge's side of live split inference, until the process is told to stop",
+    "generate": "make one image together with a running edge: predicted against measured",
     "codecs": "measure the bits of really encoded images and write payload.csv",
 }
 

@@ -78,6 +78,7 @@ class CVPO(OffPolicyAlgorithm):
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
         num_samples: int = 16,
+        num_sampled_states: int = 128,
         max_kl: float = 0.1,
         num_fit_steps: int = 1,
         fit_kl: float = 0.01,
@@ -111,6 +112,7 @@ class CVPO(OffPolicyAlgorithm):
             train_freq: steps per environment, or (n, "episode"), between calls of `train`.
             gradient_steps: updates per call; -1 for one per step.
             num_samples: actions per state in the E-step, where they are not enumerated.
+            num_sampled_states: states of a batch that E- and M-step use where actions are sampled; critics use all.
             max_kl: trust region of the E-step [nat].
             num_fit_steps: gradient steps of the M-step per E-step.
             fit_kl: trust region of the M-step: of the mean for Box, of the policy otherwise [nat].
@@ -134,7 +136,8 @@ class CVPO(OffPolicyAlgorithm):
         require_within("CVPO", 0.0, 1.0, gamma=gamma, tau=tau, policy_tau=policy_tau)
         require_within("CVPO", 1e-9, 1e3, max_kl=max_kl, fit_kl=fit_kl, fit_kl_spread=fit_kl_spread)
         require_whole("CVPO", 2, num_samples=num_samples)
-        require_whole("CVPO", 1, num_fit_steps=num_fit_steps, measure_window=measure_window, n_steps=n_steps)
+        require_whole("CVPO", 1, num_fit_steps=num_fit_steps, num_sampled_states=num_sampled_states)
+        require_whole("CVPO", 1, measure_window=measure_window, n_steps=n_steps)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -161,6 +164,7 @@ class CVPO(OffPolicyAlgorithm):
         self.critic_rate_factor, self.policy_tau, self.num_samples = critic_rate_factor, policy_tau, num_samples
         self.max_kl, self.num_fit_steps, self.fit_kl, self.fit_kl_spread = max_kl, num_fit_steps, fit_kl, fit_kl_spread
         self.num_return_steps, self.measure_window, self.use_action_masks = n_steps, measure_window, use_action_masks
+        self.num_sampled_states = num_sampled_states
         self.thresholds: Thresholds | None = None
         self.latest: EStep | None = None
         self.fit_multipliers: FloatArray = np.ones(0)
@@ -252,10 +256,12 @@ class CVPO(OffPolicyAlgorithm):
     def _update_actor(self, batch: CostReplaySamples, bounds: FloatArray) -> tuple[EStep, float, float]:
         """Solve the E-step and fit the actor to it; returns the answer, the loss and the largest share of a bound."""
         policy, head = self.policy, self.policy.head
+        count = None if head.num_joint else self.num_sampled_states
+        states, masks = batch.observations[:count], None if batch.masks is None else batch.masks[:count]
         with th.no_grad():
-            old = policy.actor_target(batch.observations)
-            candidates = head.candidates(old, batch.masks, self.num_samples)
-            values = policy.critic_target.joined(batch.observations, candidates).cpu().numpy().astype(np.float64)
+            old = policy.actor_target(states)
+            candidates = head.candidates(old, masks, self.num_samples)
+            values = policy.critic_target.joined(states, candidates).cpu().numpy().astype(np.float64)
         prior = None if candidates.prior is None else candidates.prior.cpu().numpy().astype(np.float64)
         if prior is not None:
             prior /= np.sum(prior, axis=1, keepdims=True)
@@ -273,9 +279,9 @@ class CVPO(OffPolicyAlgorithm):
         weights = th.as_tensor(step.weights, dtype=th.float32, device=self.device)
         radii = np.array([self.fit_kl, self.fit_kl_spread][: len(head.names)])
         for _ in range(self.num_fit_steps):
-            new = policy.actor(batch.observations)
-            divergences = head.divergences(new, old, batch.masks)
-            fit = head.fit_loss(new, old, candidates, weights, batch.masks)
+            new = policy.actor(states)
+            divergences = head.divergences(new, old, masks)
+            fit = head.fit_loss(new, old, candidates, weights, masks)
             loss = fit + th.sum(th.as_tensor(self.fit_multipliers, dtype=th.float32, device=self.device) * divergences)
             policy.actor.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,66 @@
+"""`megopt serve`: the edge's side of live split inference, until the process is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from megopt.analysis.report import Report
+from megopt.errors import ConfigError
+from megopt.ranges import require_within
+
+
+def run(config: DictConfig, output_dir: Path) -> Report:
+    """Serve, and return what was served when the process is told to stop."""
+    from megopt.diffusion.pipelines import load
+    from megopt.live.edge import check_exposure, serve
+    from megopt.live.service import EdgeService, EdgeSettings, set_threads
+
+    require_within("serve", 1, 65_535, port=config.port)
+    token = read_token(config.token_file)
+    check_exposure(str(config.host), token)
+    settings = EdgeSettings(
+        max_waiting=config.max_waiting,
+        max_batch=config.max_batch,
+        max_steps=config.max_steps,
+        max_side_px=config.max_side_px,
+        keep_s=config.keep_s,
+    )
+    set_threads(config.num_threads)
+    if config.log:
+        logger = logging.getLogger("megopt.live")
+        logger.addHandler(logging.StreamHandler(sys.stderr))
+        logger.setLevel(logging.INFO)
+    service = EdgeService(load(config.model, config.torch_device, config.dtype), str(config.model), settings)
+    serve(
+        service,
+        host=str(config.host),
+        port=config.port,
+        token=token,
+        certificate=None if config.certificate is None else Path(config.certificate),
+        key=None if config.key is None else Path(config.key),
+    )
+    ended = service.metrics.ended()
+    return Report(
+        summary={"requests": ended},
+        headline=f"{sum(ended.values())} requests",
+        lines=[f"{reason}: {number}" for reason, number in ended.items()],
+    )
+
+
+def read_token(path: str | None) -> str | None:
+    """Return the token in a file; None for no file.
+
+    Raises:
+        ConfigError: if the file cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        message = f"token_file={path}: cannot be read ({error}); expected a file with one ASCII token"
+        raise ConfigError(message) from error

@@ -1,0 +1,335 @@
+"""The device: observe, decide, ask the edge, finish, and go on alone when the edge or the link does not keep up.
+
+    observe link and load -> policy -> request -> checkpoint or image -> remaining steps -> decode -> enlarge
+
+Where the edge does not answer in time the device finishes from the last checkpoint it has, or from the noise it has
+drawn itself: both ends begin the same run. The time to do so is kept back from the deadline,
+
+    t_give_up = deadline - margin - t_local(steps left)
+
+with t_local from the device's own runs. What was predicted and what came is returned as two outcomes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from megopt.arrays import IntArray
+from megopt.diffusion.pipelines import Pipeline, latent_space
+from megopt.diffusion.super_resolution import Upscaler
+from megopt.errors import ConfigError, MegoptError, PayloadError
+from megopt.live import runs
+from megopt.live.connection import BusyError, Connection, LinkError
+from megopt.live.course import Course, Generated, Prompt, no_link
+from megopt.live.decisions import decision_of, device_only_row
+from megopt.live.handover import received_checkpoint, received_image, schedule_crc
+from megopt.live.messages import Capabilities, Decision, Request, Result
+from megopt.live.observation import LinkObserver
+from megopt.live.wire import Frame
+from megopt.policies.base import Observation, Policy
+from megopt.ranges import require_whole, require_within
+from megopt.schemes.action_table import ActionTable
+from megopt.system.link import LinkState
+from megopt.system.outcome import Outcome, outcome
+from megopt.units import BITS_PER_BYTE
+
+SMOOTHING = 0.3
+"""Weight of the newest time in an estimate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSettings:
+    """How a device deals with time.
+
+    Attributes:
+        margin_s: kept back from the deadline [s].
+        policy_timeout_s: a policy that takes longer is not waited for [s].
+        checkpoint_every: steps between checkpoints that the edge sends on the way; 0 for none.
+        num_retries: times that a lost answer is asked for again.
+        backoff_s: before the first of them, doubled for each further one [s].
+    """
+
+    margin_s: float = 0.2
+    policy_timeout_s: float = 1.0
+    checkpoint_every: int = 0
+    num_retries: int = 2
+    backoff_s: float = 0.05
+
+    def __post_init__(self) -> None:
+        times = {name: getattr(self, name) for name in ("margin_s", "policy_timeout_s", "backoff_s")}
+        require_within("device settings", 0.0, 600.0, **times)
+        require_whole("device settings", 0, checkpoint_every=self.checkpoint_every, num_retries=self.num_retries)
+
+
+class Device:
+    """A client with a model of its own.
+
+    Attributes:
+        table: rows that the policy chooses from; one of them must need no edge.
+        policy: chooses; it may be replaced between two requests.
+        settings: how it deals with time.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        table: ActionTable,
+        policy: Policy,
+        observer: LinkObserver,
+        *,
+        settings: DeviceSettings | None = None,
+        upscalers: Mapping[int, Upscaler] | None = None,
+    ) -> None:
+        self.table, self.policy, self.settings = table, policy, settings or DeviceSettings()
+        self._pipeline, self._observer, self._upscalers = pipeline, observer, dict(upscalers or {})
+        self._local_row = device_only_row(table)
+        local = decision_of(table, self._local_row)
+        # until the first run of its own the device believes the table
+        self._step_s, self._fixed_s = float(table.work.device_s[self._local_row]) / local.num_steps, 0.0
+
+    async def generate(self, prompt: Prompt, connection: Connection) -> Generated:
+        """Return the image of `prompt`; the edge's failures and the link's show only in the notes and in time.
+
+        Raises:
+            ConfigError: for a prompt that the device's own model cannot serve.
+        """
+        begun_s = time.monotonic()
+        notes: list[str] = []
+        told, link = await self._observed(connection, notes)
+        row = self._local_row if link is None else await self._chosen(link, notes)
+        if told is not None and link is not None:
+            row = self._carried_out(row, told, link, prompt, notes)
+        decision = decision_of(self.table, row)
+        request = self._request(prompt, decision)
+        run = runs.begin(self._pipeline, request)
+        course = Course(prompt=prompt, begun_s=begun_s, run=run, notes=notes)
+        course.stamp("observe and decide", begun_s)
+        if decision.mode != "device_only":
+            asked = replace(
+                request,
+                schedule_crc=schedule_crc(run),
+                deadline_s=max(1e-3, self._give_up_s(course) - time.monotonic()),
+            )
+            await self._ask(asked, connection, course)
+        device_s = await asyncio.to_thread(self._finish, course, decision)
+        return self._generated(course, row, request, link, device_s)
+
+    async def _observed(self, connection: Connection, notes: list[str]) -> tuple[Capabilities | None, LinkState | None]:
+        """Return what the edge says of itself, and the link; a note where there is none."""
+        try:
+            told = await connection.capabilities()
+            return told, await self._observer.observe(connection)
+        except (LinkError, PayloadError) as error:
+            notes.append(f"no edge: {error}")
+            return None, None
+
+    async def _chosen(self, link: LinkState, notes: list[str]) -> int:
+        """Return the policy's row; a policy that errs or is late is replaced by the row that needs no edge."""
+        try:
+            async with asyncio.timeout(self.settings.policy_timeout_s):
+                row = int((await _in_own_thread(self.policy.act, Observation(link=link)))[0])
+        except TimeoutError:
+            notes.append(f"the policy did not answer within {self.settings.policy_timeout_s:g} s")
+            return self._local_row
+        except Exception as error:  # a policy is foreign code, and the user wants an image all the same
+            notes.append(f"the policy failed: {type(error).__name__}: {error}")
+            return self._local_row
+        if not 0 <= row < len(self.table):
+            notes.append(f"the policy chose row {row} of {len(self.table)}")
+            return self._local_row
+        return row
+
+    def _carried_out(self, row: int, told: Capabilities, link: LinkState, prompt: Prompt, notes: list[str]) -> int:
+        """Return `row` if both ends can carry it out in time, else the row that needs no edge, with a note."""
+        try:
+            decision = decision_of(self.table, row)
+            if decision.mode == "device_only":
+                return row
+            problems = told.problems(decision, latent_space(self._pipeline))
+            if decision.sr_scale not in (1, *self._upscalers):
+                problems.append(f"the device has no upscaler for the factor {decision.sr_scale}")
+            expected_s = told.wait_s + float(self._predicted(row, link).latency_s[0])
+            if expected_s > prompt.deadline_s:
+                problems.append(f"the edge would need {expected_s:.3g} s, and {prompt.deadline_s:g} s are left")
+        except MegoptError as error:
+            problems = [str(error)]
+        if not problems:
+            return row
+        notes.append(f"device only: {'; '.join(problems)}")
+        return self._local_row
+
+    def _request(self, prompt: Prompt, decision: Decision) -> Request:
+        if decision.sr_scale not in (1, *self._upscalers) or prompt.resolution_px % decision.sr_scale:
+            message = (
+                f"resolution_px {prompt.resolution_px} with sr_scale {decision.sr_scale}: no upscaler, or no whole side"
+            )
+            raise ConfigError(message)
+        side_px = prompt.resolution_px // decision.sr_scale
+        return Request(
+            request_id=uuid.uuid4().hex,
+            prompt=prompt.text,
+            negative_prompt=prompt.negative_text,
+            sampler=prompt.sampler,
+            guidance_scale=prompt.guidance_scale,
+            seed=prompt.seed,
+            height_px=side_px,
+            width_px=side_px,
+            schedule_crc=0,
+            checkpoint_every=self.settings.checkpoint_every,
+            deadline_s=prompt.deadline_s,
+            decision=decision,
+        )
+
+    def _give_up_s(self, course: Course) -> float:
+        """Return when the device must go on alone [s], monotonic clock."""
+        left = course.run.num_steps - course.run.step
+        local_s = self._fixed_s + left * self._step_s
+        return course.begun_s + course.prompt.deadline_s - self.settings.margin_s - local_s
+
+    async def _ask(self, request: Request, connection: Connection, course: Course) -> None:
+        """Let the edge work until it has said its last word, or the device must go on alone."""
+        begun_s, is_over = time.monotonic(), False
+        for attempt in range(self.settings.num_retries + 1):
+            try:
+                is_over = await self._listen(request, connection, course)
+                break
+            except BusyError as error:
+                course.notes.append(str(error))
+                return
+            except (LinkError, PayloadError) as error:
+                course.notes.append(str(error))
+                wait_s = self.settings.backoff_s * 2**attempt
+                if time.monotonic() + wait_s >= self._give_up_s(course):
+                    break
+                await asyncio.sleep(wait_s)
+        took_s = course.stamp("edge and link", begun_s)
+        if is_over and course.result is not None:
+            course.link_s = max(0.0, took_s - course.result.total_s)
+        if not is_over:
+            course.notes.append(f"finished alone from step {course.run.step}")
+            await connection.cancel(request.request_id, timeout_s=self.settings.margin_s / 2)
+
+    async def _listen(self, request: Request, connection: Connection, course: Course) -> bool:
+        """Take frames until the last; return whether it came in time."""
+        limit = asyncio.timeout_at(_loop_time(self._give_up_s(course)))
+        try:
+            async with limit, aclosing(connection.frames(request)) as frames:
+                async for frame in frames:
+                    if frame.kind == "failure":
+                        course.notes.append(f"the edge ended it: {str(frame.fields.get('message'))[:200]}")
+                        return False
+                    self._take(frame, request, course)
+                    if frame.kind == "result":
+                        return True
+                    limit.reschedule(_loop_time(self._give_up_s(course)))
+        except TimeoutError:
+            course.notes.append("the deadline is near and the edge has not answered")
+            return False
+        message = "link: the answer ended before the result"
+        raise LinkError(message)
+
+    def _take(self, frame: Frame, request: Request, course: Course) -> None:
+        result = Result.of_frame(frame)
+        if result.request_id != request.request_id or result.decision != request.decision:
+            message = "result: of another request, or of another decision than was asked for"
+            raise PayloadError(message)
+        is_last = frame.kind == "result"
+        if not is_last and result.step <= course.run.step:
+            return  # heard before the link was lost
+        if is_last and request.decision.mode == "edge_only":
+            course.image = received_image(frame, request.decision, (request.height_px, request.width_px))
+        else:
+            course.run = received_checkpoint(frame, course.run, result.step, request.decision)
+        course.result = result
+        course.payload_bits = float(BITS_PER_BYTE * sum(len(part.payload) for part in frame.parts))
+
+    def _finish(self, course: Course, decision: Decision) -> float:
+        """Do what is left to do, and return the time of the device's models [s]."""
+        begun_s = time.monotonic()
+        image = course.image
+        if image is None:
+            run, step_s = course.run, self._step_s
+            if run.step < run.num_steps:
+                told, step_begun_s = runs.conditioning(self._pipeline, run), time.monotonic()
+                for latest in runs.steps(self._pipeline, run, told, run.num_steps):
+                    run = latest
+                step_s = course.stamp("denoise", step_begun_s) / (run.num_steps - course.run.step)
+            decode_begun_s = time.monotonic()
+            image = runs.image(self._pipeline, run)
+            course.stamp("decode", decode_begun_s)
+            self._learn(step_s, time.monotonic() - begun_s - step_s * (run.num_steps - course.run.step))
+        if decision.sr_scale > 1:
+            upscale_begun_s = time.monotonic()
+            image = self._upscalers[decision.sr_scale].upscale(image[np.newaxis])[0]
+            course.stamp("enlarge", upscale_begun_s)
+        course.image = image
+        return time.monotonic() - begun_s
+
+    def _learn(self, step_s: float, fixed_s: float) -> None:
+        def blended(old: float, new: float) -> float:
+            return new if old == 0.0 else (1.0 - SMOOTHING) * old + SMOOTHING * new
+
+        self._step_s, self._fixed_s = blended(self._step_s, step_s), blended(self._fixed_s, fixed_s)
+
+    def _predicted(self, row: int, link: LinkState | None) -> Outcome:
+        chosen = self.table.take(np.array([row]))
+        return outcome(chosen.work, link or no_link(), np.full(1, np.nan))
+
+    def _generated(
+        self, course: Course, row: int, request: Request, link: LinkState | None, device_s: float
+    ) -> Generated:
+        assert course.image is not None
+        result = course.result
+        if result is not None:
+            course.timeline.append(("of which queue", result.queue_s))
+            course.timeline.append(("of which edge", result.compute_s))
+        return Generated(
+            image=course.image,
+            request_id=request.request_id,
+            row=row,
+            decision=request.decision,
+            edge_steps=0 if result is None else result.step,
+            predicted=self._predicted(row, link),
+            measured=course.outcome(request, link, device_s),
+            timeline=tuple(course.timeline),
+            notes=tuple(course.notes),
+        )
+
+
+def _loop_time(monotonic_s: float) -> float:
+    """Return a time of the monotonic clock on the clock of the running loop [s]."""
+    return asyncio.get_running_loop().time() + monotonic_s - time.monotonic()
+
+
+async def _in_own_thread(act: Callable[[Observation], IntArray], observation: Observation) -> IntArray:
+    """Call a policy in a thread that nobody has to wait for."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[IntArray] = loop.create_future()
+
+    def _settle(rows: IntArray | None, error: Exception | None) -> None:
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        elif rows is not None:
+            answer.set_result(rows)
+
+    def _call() -> None:
+        rows, failed = None, None
+        try:
+            rows = act(observation)
+        except Exception as error:  # it is raised again where the answer is awaited
+            failed = error
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, rows, failed)
+
+    threading.Thread(target=_call, name="megopt-policy", daemon=True).start()
+    return await answer

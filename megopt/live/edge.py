@@ -1,0 +1,211 @@
+"""The edge on a socket: HTTP around `megopt.live.service`.
+
+| call | answer |
+|---|---|
+| GET /v1/capabilities | what the edge can do and how busy it is, JSON |
+| POST /v1/requests, body: a request frame | frames as they come: checkpoints on the way, then a result or a failure |
+| GET /v1/requests/{id} | the same frames again, from the first on, as long as they are kept |
+| DELETE /v1/requests/{id} | stops it at the next step boundary |
+| GET /v1/probe?num_bytes=n | n bytes, for a device that measures its link |
+| GET /metrics | counters for Prometheus |
+
+A device that disconnects cancels nothing: it may come back for its result. 429 says when to try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import math
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from megopt import __version__
+from megopt.errors import ConfigError, PayloadError
+from megopt.live.jobs import Job
+from megopt.live.service import EdgeService, RefusedError
+
+FRAMES = "application/vnd.megopt.frames"
+MAX_REQUEST_BYTES = 1 << 16
+MAX_PROBE_BYTES = 1 << 20
+REFUSAL_STATUS = {"busy": 429, "closing": 503, "other_request": 409}
+BODY_TIMEOUT_S = 10.0
+
+
+def create_app(service: EdgeService, *, token: str | None = None, grace_s: float = 10.0) -> FastAPI:
+    """Return the web application of an edge service; it closes the service when it is shut down.
+
+    Args:
+        service: takes the requests.
+        token: bearer token that every call must carry; None for none.
+        grace_s: time that running requests get at a shutdown [s].
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close, grace_s)
+
+    app = FastAPI(title="megopt edge", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    if token is not None:
+        app.middleware("http")(_guard(token))
+    app.add_exception_handler(PayloadError, _bad_payload)
+    app.add_exception_handler(RefusedError, _refusal)
+    calls = _Calls(service)
+    for path, call, method in (
+        ("/v1/capabilities", calls.capabilities, "GET"),
+        ("/v1/requests", calls.submit, "POST"),
+        ("/v1/requests/{request_id}", calls.fetch, "GET"),
+        ("/v1/requests/{request_id}", calls.cancel, "DELETE"),
+        ("/v1/probe", calls.probe, "GET"),
+        ("/metrics", calls.metrics, "GET"),
+    ):
+        app.add_api_route(path, call, methods=[method], response_model=None)
+    return app
+
+
+def serve(
+    service: EdgeService,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    token: str | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+) -> None:
+    """Serve until the process is told to stop; called from its main thread.
+
+    Args:
+        service: takes the requests.
+        host: address to listen on.
+        port: likewise.
+        token: bearer token; needed off loopback.
+        certificate: of TLS, with `key`; None for none.
+        key: of the certificate.
+
+    Raises:
+        ConfigError: for an address off loopback without a token, or a certificate without its key.
+    """
+    check_exposure(host, token)
+    if (certificate is None) != (key is None):
+        message = "serve: a certificate and its key belong together; give both or none"
+        raise ConfigError(message)
+    app = create_app(service, token=token)
+    paths: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
+    # uvicorn ends gracefully at these signals, and then raises them again: the caller still has something to say
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=10, **paths)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def check_exposure(host: str, token: str | None) -> None:
+    """Raise unless `host` is a loopback address or there is a token of 16 characters or more.
+
+    Raises:
+        ConfigError: otherwise.
+    """
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if token is not None and (len(token) < 16 or not token.isascii()):
+        message = "serve: the token is short or not ASCII; expected 16 ASCII characters or more"
+        raise ConfigError(message)
+    if not is_loopback and token is None:
+        message = f"serve: host={host} is off loopback and there is no token; set token, or host=127.0.0.1"
+        raise ConfigError(message)
+
+
+class _Calls:
+    """What the routes call."""
+
+    def __init__(self, service: EdgeService) -> None:
+        self._service = service
+
+    async def capabilities(self) -> JSONResponse:
+        """Return what the edge can do and how busy it is."""
+        return JSONResponse(self._service.capabilities().plain())
+
+    async def submit(self, request: Request) -> StreamingResponse:
+        """Take a request frame; answer with frames as they come."""
+        body = await _body(request)
+        return self._frames(await asyncio.to_thread(self._service.submit, body))
+
+    async def fetch(self, request_id: str) -> Response:
+        """Answer with the frames of a request that is known."""
+        job = self._service.find(request_id)
+        return _unknown() if job is None else self._frames(job)
+
+    async def cancel(self, request_id: str) -> Response:
+        """Stop a request at its next step boundary."""
+        return Response(status_code=204) if self._service.cancel(request_id) else _unknown()
+
+    async def probe(self, num_bytes: Annotated[int, Query(ge=1, le=MAX_PROBE_BYTES)] = 1024) -> Response:
+        """Answer with so many bytes."""
+        return Response(bytes(num_bytes), media_type="application/octet-stream")
+
+    async def metrics(self) -> Response:
+        """Answer with the counters."""
+        return Response(self._service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    def _frames(self, job: Job) -> StreamingResponse:
+        async def counted() -> AsyncIterator[bytes]:
+            async for payload in job.heard():
+                self._service.metrics.sent_bytes.inc(len(payload))
+                yield payload
+
+        return StreamingResponse(counted(), media_type=FRAMES)
+
+
+def _guard(token: str) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+    expected = f"Bearer {token}".encode()
+
+    async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        came = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(came, expected):
+            return JSONResponse({"error": "no token, or a wrong one"}, 401, {"WWW-Authenticate": "Bearer"})
+        return await call(request)
+
+    return guard
+
+
+async def _body(request: Request) -> bytes:
+    """Return the body, refused as soon as it is too large."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_REQUEST_BYTES:
+                    message = f"request of more than {MAX_REQUEST_BYTES} B; send a shorter prompt"
+                    raise PayloadError(message)
+    except TimeoutError as error:
+        message = f"request: its body did not arrive within {BODY_TIMEOUT_S:g} s; send it again"
+        raise PayloadError(message) from error
+    return bytes(body)
+
+
+def _unknown() -> Response:
+    return JSONResponse({"error": "no such request, or one that is forgotten"}, 404)
+
+
+async def _bad_payload(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 400)
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    content = {"error": str(error), "reason": error.reason, "retry_after_s": error.retry_after_s}
+    after = {} if error.retry_after_s is None else {"Retry-After": str(math.ceil(error.retry_after_s))}
+    return JSONResponse(content, REFUSAL_STATUS[error.reason], after)

@@ -1,0 +1,268 @@
+"""CVPO: heads against torch's distributions, exact resume, masks, recoveries, and a bandit of known optimum."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from scipy.optimize import linprog
+from stable_baselines3.common.callbacks import CallbackList, EvalCallback
+from stable_baselines3.common.logger import configure
+
+from megopt.arrays import BoolArray, FloatArray
+from megopt.envs.sb3 import RequestVecEnv
+from megopt.errors import ConfigError, ProblemError
+from megopt.rl.action_heads import Candidates, CategoricalHead, GaussianHead, head_of
+from megopt.rl.cvpo import CVPO
+from megopt.rl.policies import CVPOPolicy
+from megopt.rl.resume import load_run, save_run
+
+th.set_num_threads(1)
+REWARDS = np.array([0.0, 0.5, 1.0, 0.3])
+COSTS = np.array([[0.0, 0.3, 1.0, 0.1], [0.2, 0.9, 0.3, 0.0]])
+SPACES: dict[str, spaces.Space[Any]] = {
+    "discrete": spaces.Discrete(4),
+    "multi": spaces.MultiDiscrete([2, 2]),
+    "box": spaces.Box(-2.0, 1.0, (1,)),
+}
+
+
+class Bandit(gym.Env[FloatArray, Any]):
+    """Four arms with a reward and costs each; episodes of ten steps, cut. The state says nothing."""
+
+    def __init__(self, kind: str = "discrete", num_limits: int = 1, forbidden: int | None = None) -> None:
+        self.kind, self.num_limits, self.forbidden = kind, num_limits, forbidden
+        self.observation_space = spaces.Box(-1.0, 1.0, (1,))
+        self.action_space = SPACES[kind]
+        self.time = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return self._observation(), {}
+
+    def _observation(self) -> Any:
+        return self.np_random.uniform(-1.0, 1.0, 1).astype(np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        arm = int(arms(self.kind, np.asarray(action)[np.newaxis])[0])
+        assert arm != self.forbidden
+        self.time += 1
+        return self._observation(), REWARDS[arm], False, self.time >= 10, {"costs": COSTS[: self.num_limits, arm]}
+
+    def action_masks(self) -> BoolArray:
+        return np.arange(4) != self.forbidden
+
+
+def arms(kind: str, actions: Any) -> Any:
+    """Return the arm of each action."""
+    if kind == "multi":
+        return actions[:, 0] * 2 + actions[:, 1]
+    return np.minimum(3, (actions[:, 0] + 2.0) / 3.0 * 4.0).astype(int) if kind == "box" else actions
+
+
+def agent(env: Any, **settings: Any) -> CVPO:
+    chosen: dict[str, Any] = {
+        "limits": [0.4],
+        "gamma": 0.9,
+        "learning_starts": 40,
+        "batch_size": 16,
+        "num_samples": 8,
+        "policy_kwargs": {"net_arch": [16]},
+        "measure_window": 50,
+        "device": "cpu",
+        "seed": 3,
+    }
+    return CVPO("MlpPolicy", env, **chosen | settings)
+
+
+def numbers(model: CVPO) -> list[Any]:
+    """Return all that a run has come to."""
+    optimisers = [model.policy.actor.optimizer.state_dict(), model.policy.critic.optimizer.state_dict()]
+    moments = [value for state in optimisers for slot in state["state"].values() for value in slot.values()]
+    assert model.latest is not None
+    assert model.thresholds is not None
+    duals = [model.latest.temperature, *model.latest.multipliers, *model.fit_multipliers, *model.thresholds.current()]
+    stored = [model.replay_buffer.rewards, model.replay_buffer.costs, model.replay_buffer.observations]
+    tensors = [tensor.numpy() for tensor in (*model.policy.state_dict().values(), *moments)]
+    return [*tensors, np.array(duals), *stored, np.array(model.num_timesteps)]
+
+
+@pytest.mark.parametrize("kind", ["discrete", "box"])
+def test_a_resumed_run_equals_the_unbroken_one(kind: str, tmp_path: Path) -> None:
+    unbroken = agent(Bandit(kind), n_steps=2).learn(63).learn(30, reset_num_timesteps=False)
+    path = save_run(agent(Bandit(kind), n_steps=2).learn(63), tmp_path / "half.megrun")
+    np.random.seed(99)  # noqa: NPY002
+    th.manual_seed(99)
+    resumed = load_run(CVPO, path).learn(30, reset_num_timesteps=False)
+    for one, other in zip(numbers(unbroken), numbers(resumed), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_a_run_goes_on_with_another_environment(tmp_path: Path) -> None:
+    path = save_run(agent(Bandit()).learn(55), tmp_path / "run", with_env=False)
+    with pytest.raises(ConfigError, match="without its environment"):
+        load_run(CVPO, path)
+    model = load_run(CVPO, path, env=Bandit())
+    assert model.replay_buffer.truncations[model.replay_buffer.newest, 0]
+    assert model.learn(10, reset_num_timesteps=False).num_timesteps == 65
+    (tmp_path / "junk").write_bytes(b"junk")
+    with pytest.raises(ConfigError, match="expected a file of save_run"):
+        load_run(CVPO, tmp_path / "junk")
+
+
+@pytest.mark.parametrize("kind", ["discrete", "multi", "box"])
+def test_saved_agents_act_alike(kind: str) -> None:
+    model = agent(Bandit(kind)).learn(60)
+    archive = io.BytesIO()
+    model.save(archive)
+    archive.seek(0)
+    loaded = CVPO.load(archive)
+    observations = np.linspace(-1.0, 1.0, 7, dtype=np.float32)[:, None]
+    ours, theirs = (each.predict(observations, deterministic=True)[0] for each in (model, loaded))
+    assert np.array_equal(ours, theirs)
+    assert all(model.action_space.contains(action) for action in ours)
+    assert loaded.latest is not None
+    assert loaded.fit_multipliers == pytest.approx(model.fit_multipliers)
+
+
+@pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
+def test_callbacks_logs_and_progress_bar(tmp_path: Path) -> None:
+    evaluation = EvalCallback(Bandit(), eval_freq=30, n_eval_episodes=1, verbose=0, warn=False)
+    model = agent(Bandit(), limits=[0.4], limit_per="step", tensorboard_log=str(tmp_path))
+    model.learn(60, callback=CallbackList([evaluation]), progress_bar=True, log_interval=1)
+    assert evaluation.n_calls == 60
+    assert list(tmp_path.glob("run_1/events*"))
+
+
+def test_masked_choices_are_never_taken() -> None:
+    model = agent(Bandit(forbidden=2), use_action_masks=True).learn(80)  # the bandit raises at the forbidden arm
+    assert np.array_equal(model.replay_buffer.masks[:80, 0], np.tile([True, True, False, True], (80, 1)))
+    taken = model.predict(np.zeros((200, 1), np.float32), action_masks=np.arange(4) == 1)[0]
+    assert set(taken.tolist()) == {1}
+    with pytest.raises(ConfigError, match="use_action_masks"):
+        agent(Bandit("box"), use_action_masks=True)
+
+
+def test_limits_that_no_policy_meets_are_logged_as_recoveries(tmp_path: Path) -> None:
+    model = agent(Bandit(), limits=[-5.0], learning_starts=20)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(60, log_interval=1)
+    model.logger.close()
+    assert model.latest is not None
+    assert not model.latest.is_feasible
+    text = (tmp_path / "progress.csv").read_text().splitlines()
+    row = dict(zip(text[0].split(","), text[-1].split(","), strict=True))
+    assert float(row["train/recovery_rate"]) == 1.0
+    assert float(row["cost_0/limit"]) == -5.0
+
+
+@pytest.mark.filterwarnings("ignore:.*Box.*precision:UserWarning")
+def test_messages_name_what_is_wrong() -> None:
+    class Broken(Bandit):
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            return *super().step(action)[:1], float("nan"), False, False, {"cost": 0.0}
+
+    with pytest.raises(ProblemError, match="reward"):
+        agent(Broken()).learn(5)
+    with pytest.raises(ProblemError, match="expected 2"):
+        agent(Bandit(num_limits=1), limits=[0.1, 0.2]).learn(5)
+    unbounded = Bandit()
+    unbounded.action_space = spaces.Box(-np.inf, np.inf, (1,))
+    with pytest.raises(ConfigError, match="bounded Box"):
+        agent(unbounded)
+    with pytest.raises(ConfigError, match="gamma"):
+        agent(Bandit(), gamma=1.5)
+
+
+def test_gaussian_divergences_are_those_of_torch() -> None:
+    head, (new, old) = GaussianHead(2), th.randn(2, 5, 4, generator=th.Generator().manual_seed(0))
+    (mean, std), (old_mean, old_std) = head.moments(new), head.moments(old)
+    before = th.distributions.Normal(old_mean, old_std)
+    moved = th.distributions.kl_divergence(before, th.distributions.Normal(mean, old_std)).sum(1).mean()
+    spread = th.distributions.kl_divergence(before, th.distributions.Normal(old_mean, std)).sum(1).mean()
+    assert head.divergences(new, old, None).tolist() == pytest.approx([float(moved), float(spread)], rel=1e-4)
+
+
+def test_more_samples_do_not_change_the_balance_of_fit_and_divergence() -> None:
+    head, (new, old) = GaussianHead(2), th.randn(2, 5, 4, generator=th.Generator().manual_seed(0))
+    latent, weights = th.randn(5, 3, 2), th.softmax(th.randn(5, 3), dim=1)
+    once = Candidates(actions=latent, encoding=None, prior=None)
+    often = Candidates(actions=latent.repeat(1, 4, 1), encoding=None, prior=None)
+    loss = head.fit_loss(new, old, once, weights, None)
+    assert float(head.fit_loss(new, old, often, weights.repeat(1, 4) / 4.0, None)) == pytest.approx(float(loss))
+
+
+def test_joint_probabilities_are_products_of_factors() -> None:
+    head = CategoricalHead((2, 3), (0, 5))
+    outputs = th.randn(4, 5, generator=th.Generator().manual_seed(1))
+    masks = th.tensor([[True, True, True, False, True]]).expand(4, 5)
+    prior = head.candidates(outputs, masks, 1).prior
+    assert prior is not None
+    assert prior.sum(1).tolist() == pytest.approx([1.0] * 4, abs=1e-6)
+    assert prior[:, [1, 4]].tolist() == [[0.0, 0.0]] * 4
+    first, second = th.softmax(outputs[:, :2], 1), th.softmax(outputs[:, 2:].where(masks[:, 2:], th.tensor(-1e9)), 1)
+    assert th.allclose(prior, (first[:, :, None] * second[:, None]).reshape(4, 6), atol=1e-6)
+    actions = th.tensor([[1, 7], [0, 5]])
+    assert head.encode(actions).tolist() == [5, 0]
+    acted = head.act(outputs, masks, False)
+    assert set(acted[:, 1].tolist()) <= {5, 7}
+    assert head.divergences(outputs, outputs, masks).tolist() == pytest.approx([0.0], abs=1e-6)
+
+
+def test_large_products_are_sampled() -> None:
+    head = head_of(spaces.MultiDiscrete([40, 40]))
+    assert head.num_joint == 0
+    candidates = head.candidates(th.zeros(3, 80), None, 6)
+    assert candidates.encoding is not None
+    assert candidates.encoding.shape == (3, 6, 80)
+    assert candidates.encoding.sum(2).tolist() == [[2.0] * 6] * 3
+    uniform = head.fit_loss(th.zeros(3, 80), th.zeros(3, 80), candidates, th.full((3, 6), 1 / 6), None)
+    assert float(uniform) == pytest.approx(2 * np.log(40), rel=1e-5)
+
+
+def test_critics_of_stored_actions_are_those_of_all_actions() -> None:
+    policy = CVPOPolicy(spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), lambda _: 1e-3, [8], num_limits=2)
+    states, actions = th.randn(5, 2), th.tensor([[0, 0], [1, 2], [0, 1], [1, 0], [0, 2]])
+    every = policy.critic(states, None)
+    assert every.shape == (1, 3, 5, 6)
+    index = policy.head.encode(actions)
+    assert th.equal(policy.critic.of_stored(states, index), every[:, :, th.arange(5), index])
+    assert isinstance(policy.head, CategoricalHead)
+
+
+def test_it_learns_on_the_request_environment() -> None:
+    env = RequestVecEnv(num_envs=4)
+    limits = [1.0] * env.costs.shape[1]
+    model = agent(env, limits=limits, use_action_masks=True, learning_starts=32, gradient_steps=2).learn(80)
+    assert model.num_limits == len(limits)
+    assert model._n_updates > 0
+    assert all(th.isfinite(tensor).all() for tensor in model.policy.state_dict().values())
+
+
+def optimum(limits: list[float]) -> float:
+    count = len(limits)
+    return -float(linprog(-REWARDS, A_ub=COSTS[:count], b_ub=limits, A_eq=np.ones((1, 4)), b_eq=[1.0]).fun)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "limits"), [("discrete", [0.4]), ("discrete", [0.4, 0.35]), ("multi", [0.2]), ("box", [0.4])]
+)
+def test_the_sampled_policy_attains_the_optimum_of_a_bandit(kind: str, limits: list[float]) -> None:
+    settings: dict[str, Any] = {"batch_size": 64, "learning_starts": 200, "gamma": 0.5, "tau": 0.05, "train_freq": 2}
+    rate: dict[str, Any] = {"learning_rate": lambda remaining: 3e-3 * max(remaining, 0.1), "measure_window": 1500}
+    model = agent(Bandit(kind, len(limits)), limits=limits, **settings, **rate).learn(4000)
+    observations = np.random.default_rng(0).uniform(-1.0, 1.0, (20000, 1)).astype(np.float32)
+    chosen = arms(kind, model.predict(observations)[0])
+    # on the box, one Gaussian has to straddle the step between two arms, and its spread narrows slowly
+    least, most = (0.92, 1.08) if kind == "box" else (0.97, 1.03)
+    assert np.mean(REWARDS[chosen]) >= least * optimum(limits)
+    for cost, limit in zip(COSTS, limits, strict=False):
+        assert np.mean(cost[chosen]) <= most * limit

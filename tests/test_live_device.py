@@ -1,0 +1,422 @@
+"""The device over a real socket: every mode, the channel in between, and everything that can go wrong on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import httpx
+import numpy as np
+import pytest
+import torch
+import uvicorn
+
+from megopt.arrays import IntArray
+from megopt.diffusion.sampling import advance, decode, start
+from megopt.diffusion.super_resolution import BicubicUpscaler
+from megopt.errors import NotOfferedError
+from megopt.live import runs
+from megopt.live.connection import BusyError, Connection, LinkError
+from megopt.live.course import Generated, Prompt
+from megopt.live.decisions import decision_of, device_only_row
+from megopt.live.device import Device, DeviceSettings
+from megopt.live.edge import create_app
+from megopt.live.messages import Decision, Request
+from megopt.live.observation import KnownLink, ProbedLink
+from megopt.live.service import EdgeService, EdgeSettings
+from megopt.live.shim import ChannelShim
+from megopt.live.trace import RateTrace
+from megopt.policies.base import Observation
+from megopt.schemes.action_table import ActionTable
+from megopt.schemes.offer import CODEC_BITS, MERGE_RATIO, NUM_STEPS, SPLIT_STEP, SR_SCALE
+from megopt.system.outcome import Work
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+PROMPT = Prompt(text="a red cube", seed=7, resolution_px=32, deadline_s=60.0)
+FAST = RateTrace(snr=np.ones(1), downlink_bps=np.array([1e8]), uplink_bps=np.array([1e8]), slot_s=np.inf)
+# scheme, label, num_steps, split_step, merge_ratio, codec_bits, sr_scale
+ROWS: tuple[tuple[str, str, float, float, float, float, float], ...] = (
+    ("conventional", "device only, 4 steps", 4, np.nan, 0.0, 16, 1),
+    ("conventional", "edge only, png, 4 steps", 4, np.nan, 0.0, 16, 1),
+    ("conventional", "model split, 4 steps", 4, np.nan, 0.0, 16, 1),
+    ("step_split", "2 of 4 steps at the edge", 4, 2, 0.0, 16, 1),
+    ("step_split", "3 of 4 steps at the edge, merge 0.5, 8 bit", 4, 3, 0.5, 8, 1),
+    ("step_split", "2 of 4 steps at the edge, x2", 4, 2, 0.0, 16, 2),
+    ("step_split", "99 of 100 steps at the edge", 100, 99, 0.0, 16, 1),
+    ("shared_steps", "2 of 4 steps for 8 users", 4, 2, 0.0, 16, 1),
+)
+DEVICE_ONLY, EDGE_ONLY, MODEL_SPLIT, STEP_SPLIT, PACKED, ENLARGED, LONG, FOREIGN = range(len(ROWS))
+
+
+def table_of(rows: tuple[Any, ...] = ROWS) -> ActionTable:
+    ones = np.full(len(rows), 0.01)
+    work = dict.fromkeys(("edge_s", "device_s", "downlink_bits", "uplink_bits", "num_round_trips"), ones)
+    return ActionTable(
+        scheme=np.array([row[0] for row in rows]),
+        label=np.array([row[1] for row in rows]),
+        knobs=(NUM_STEPS, SPLIT_STEP, MERGE_RATIO, CODEC_BITS, SR_SCALE),
+        settings=np.array([row[2:] for row in rows], dtype=np.float64),
+        work=Work(**work, edge_energy_j=ones * np.nan, device_energy_j=ones * np.nan),
+        metrics=(),
+        quality=np.empty((len(rows), 0)),
+        kind=np.array(["measured"] * len(rows)),
+        profile="tiny",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Always:
+    """A policy of one row, or one that errs or hangs."""
+
+    row: int = 0
+    error: str = ""
+    sleep_s: float = 0.0
+    reads_limits: ClassVar[bool] = False
+
+    def act(self, observation: Observation) -> IntArray:
+        time.sleep(self.sleep_s)
+        if self.error:
+            raise RuntimeError(self.error)
+        return np.full(len(observation.link.snr), self.row, dtype=np.int64)
+
+
+@pytest.fixture(scope="module")
+def pipelines(load_tiny: Callable[[str], Any]) -> tuple[Any, Any]:
+    return load_tiny("sd"), load_tiny("sd_device")
+
+
+@contextmanager
+def served(pipeline: Any, **settings: Any) -> Iterator[tuple[EdgeService, int]]:
+    """An edge on a free port of loopback, in a thread."""
+    service = EdgeService(pipeline, "tiny", EdgeSettings(**settings))
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(service, grace_s=2.0), log_level="error", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield service, listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(10.0)
+        listener.close()
+
+
+@pytest.fixture(scope="module")
+def edge(pipelines: tuple[Any, Any]) -> Iterator[tuple[EdgeService, int]]:
+    with served(pipelines[0]) as running:
+        yield running
+
+
+def device_of(pipelines: tuple[Any, Any], policy: Any, observer: Any = None, **settings: Any) -> Device:
+    return Device(
+        pipelines[1],
+        table_of(),
+        policy,
+        observer or KnownLink(trace=FAST),
+        settings=DeviceSettings(**settings),
+        upscalers={2: BicubicUpscaler(scale=2)},
+    )
+
+
+def made(device: Device, port: int, prompt: Prompt = PROMPT) -> Generated:
+    async def call() -> Generated:
+        async with asyncio.timeout(60.0), Connection(f"http://127.0.0.1:{port}") as connection:
+            return await device.generate(prompt, connection)
+
+    return asyncio.run(call())
+
+
+def reference(pipelines: tuple[Any, Any], split_step: int, num_steps: int = 4, side_px: int = 32) -> Any:
+    """What both models make of the prompt together when nothing lies between them."""
+    begun = start(
+        pipelines[0],
+        PROMPT.text,
+        num_steps=num_steps,
+        seed=7,
+        sampler="ddim",
+        guidance_scale=PROMPT.guidance_scale,
+        resolution_px=side_px,
+    )
+    passed = advance(pipelines[0], begun, split_step)
+    # 16 bits: what the codec leaves of the latent
+    passed = replace(passed, latent=passed.latent.half().float()) if split_step > 0 else passed
+    return decode(pipelines[1], advance(pipelines[1], passed, num_steps))[0]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_read_as_decisions() -> None:
+    table = table_of()
+    assert decision_of(table, EDGE_ONLY) == Decision(mode="edge_only", num_steps=4, split_step=4, image_codec="png")
+    packed = Decision(mode="step_split", num_steps=4, split_step=3, merge_ratio=0.5, codec_bits=8)
+    assert decision_of(table, PACKED) == packed
+    lossy = table_of((("conventional", "edge only, jpeg 90, 4 steps", 4, np.nan, 0.0, 16, 1),))
+    assert (decision_of(lossy, 0).image_codec, decision_of(lossy, 0).image_quality) == ("jpeg", 90)
+    with pytest.raises(NotOfferedError, match="row 7, shared_steps: "):
+        decision_of(table, FOREIGN)
+    with pytest.raises(NotOfferedError, match="no row device only"):
+        device_only_row(lossy)
+
+
+# --- modes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "split_step", "edge_steps"), [(DEVICE_ONLY, 0, 0), (MODEL_SPLIT, 4, 4), (STEP_SPLIT, 2, 2)]
+)
+def test_a_shared_run_is_what_both_models_make_without_a_socket(
+    edge: tuple[EdgeService, int], pipelines: tuple[Any, Any], row: int, split_step: int, edge_steps: int
+) -> None:
+    found = made(device_of(pipelines, Always(row)), edge[1])
+    assert np.array_equal(found.image, reference(pipelines, split_step))
+    assert (found.row, found.edge_steps, found.notes) == (row, edge_steps, ())
+
+
+def test_the_edge_alone_sends_its_image(edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]) -> None:
+    found = made(device_of(pipelines, Always(EDGE_ONLY)), edge[1])
+    assert np.array_equal(found.image, reference((pipelines[0], pipelines[0]), 0))
+    assert found.notes == ()
+
+
+def test_packed_and_enlarged_images_have_the_size_asked_for(
+    edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]
+) -> None:
+    for row in (PACKED, ENLARGED):
+        found = made(device_of(pipelines, Always(row)), edge[1])
+        assert (found.image.shape, found.row, found.notes) == ((32, 32, 3), row, ())
+    small = reference(pipelines, 2, side_px=16)
+    assert np.array_equal(found.image, BicubicUpscaler(scale=2).upscale(small[np.newaxis])[0])
+
+
+def test_what_was_measured_adds_up(edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]) -> None:
+    found = made(device_of(pipelines, Always(STEP_SPLIT), ProbedLink()), edge[1])
+    measured = found.measured
+    parts_s = measured.edge_s + measured.device_s + measured.downlink_s + measured.uplink_s
+    assert 0.0 < parts_s[0] <= measured.latency_s[0]
+    assert measured.payload_bits[0] == 8 * (20 + 2 * 256 + 4)  # the frame of a latent of 4x8x8 at 16 bits
+    assert found.predicted.edge_s[0] == 0.01
+    assert np.isnan(measured.energy_j[0])
+
+
+# --- the channel ----------------------------------------------------------------------------------------------------
+
+
+def test_the_airtime_of_a_slow_link_is_in_the_measurement(
+    edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]
+) -> None:
+    slow = RateTrace(snr=np.ones(1), downlink_bps=np.array([4e4]), uplink_bps=np.array([1e6]), slot_s=np.inf)
+    device = device_of(pipelines, Always(MODEL_SPLIT), KnownLink(trace=slow))
+
+    async def call() -> Generated:
+        shim = ChannelShim(("127.0.0.1", edge[1]), slow)
+        port = await shim.start()
+        try:
+            async with asyncio.timeout(60.0), Connection(f"http://127.0.0.1:{port}") as connection:
+                return await device.generate(PROMPT, connection)
+        finally:
+            await shim.stop()
+
+    found = asyncio.run(call())
+    assert found.notes == ()
+    assert found.measured.downlink_s[0] > 0.8 * found.measured.payload_bits[0] / 4e4
+    assert np.array_equal(found.image, reference(pipelines, 4))
+
+
+@pytest.mark.slow
+def test_a_link_lost_in_mid_request_is_finished_from_the_last_checkpoint(pipelines: tuple[Any, Any]) -> None:
+    device = device_of(pipelines, Always(LONG), checkpoint_every=1, num_retries=0)
+
+    async def call(port: int) -> Generated:
+        shim = ChannelShim(("127.0.0.1", port), FAST)
+        address = f"http://127.0.0.1:{await shim.start()}"
+
+        async def cut() -> None:
+            while b"checkpoint" not in heard:
+                await asyncio.sleep(0.005)
+            await shim.cut()
+
+        heard: set[bytes] = set()
+        take = device._take
+        device._take = lambda frame, *rest: (take(frame, *rest), heard.add(frame.kind.encode()))[0]  # type: ignore[method-assign]
+        try:
+            async with asyncio.timeout(60.0), Connection(address) as connection:
+                found, _ = await asyncio.gather(device.generate(PROMPT, connection), cut())
+                return found
+        finally:
+            await shim.stop()
+
+    with served(pipelines[0]) as (_, port):
+        found = asyncio.run(call(port))
+    assert 0 < found.edge_steps < 99
+    assert found.notes[-1] == f"finished alone from step {found.edge_steps}"
+    assert found.image.shape == (32, 32, 3)
+
+
+# --- damaged answers ------------------------------------------------------------------------------------------------
+
+
+class Damaging(httpx.AsyncHTTPTransport):
+    """Does something to the first answers that hold frames."""
+
+    def __init__(self, damage: Callable[[bytes], bytes], num_times: int) -> None:
+        super().__init__()
+        self.damage, self.num_left = damage, num_times
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        if request.method != "POST" or self.num_left == 0:
+            return response
+        self.num_left -= 1
+        content = await response.aread()
+        return httpx.Response(200, stream=httpx.ByteStream(self.damage(content)))
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda content: content[:-9],
+    "empty": lambda content: b"",
+    "corrupted": lambda content: bytes([*content[:-9], content[-9] ^ 1, *content[-8:]]),
+    "foreign": lambda content: b"HTTP" + content[4:],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_answer_is_asked_for_again_and_computed_once(pipelines: tuple[Any, Any], name: str) -> None:
+    device = device_of(pipelines, Always(STEP_SPLIT))
+
+    async def call(port: int) -> Generated:
+        transport = Damaging(DAMAGES[name], 2)
+        async with asyncio.timeout(60.0), Connection(f"http://127.0.0.1:{port}", transport=transport) as connection:
+            return await device.generate(PROMPT, connection)
+
+    with served(pipelines[0]) as (service, port):
+        found = asyncio.run(call(port))
+        assert service.metrics.ended() == {"done": 1}
+    assert len(found.notes) == 2
+    assert np.array_equal(found.image, reference(pipelines, 2))
+
+
+def test_answers_that_stay_damaged_leave_the_device_on_its_own(
+    edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]
+) -> None:
+    device = device_of(pipelines, Always(STEP_SPLIT))
+
+    async def call() -> Generated:
+        transport = Damaging(DAMAGES["corrupted"], 99)
+        address = f"http://127.0.0.1:{edge[1]}"
+        async with asyncio.timeout(60.0), Connection(address, transport=transport) as connection:
+            return await device.generate(PROMPT, connection)
+
+    found = asyncio.run(call())
+    assert found.notes[-1] == "finished alone from step 0"
+    assert np.array_equal(found.image, reference(pipelines, 0))
+
+
+def test_a_frame_sent_twice_gives_one_image(edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]) -> None:
+    device = device_of(pipelines, Always(STEP_SPLIT))
+
+    async def call() -> Generated:
+        transport = Damaging(lambda content: content + content, 1)
+        address = f"http://127.0.0.1:{edge[1]}"
+        async with asyncio.timeout(60.0), Connection(address, transport=transport) as connection:
+            return await device.generate(PROMPT, connection)
+
+    found = asyncio.run(call())
+    assert found.notes == ()
+    assert np.array_equal(found.image, reference(pipelines, 2))
+
+
+# --- what can go wrong ----------------------------------------------------------------------------------------------
+
+
+def test_without_an_edge_the_device_is_on_its_own(pipelines: tuple[Any, Any]) -> None:
+    found = made(device_of(pipelines, Always(STEP_SPLIT)), free_port())
+    assert np.array_equal(found.image, reference(pipelines, 0))
+    assert found.notes[0].startswith("no edge: link: ConnectError")
+
+
+@pytest.mark.parametrize(
+    ("policy", "note"),
+    [
+        (Always(error="no idea"), "the policy failed: RuntimeError: no idea"),
+        (Always(sleep_s=5.0), "the policy did not answer within 0.2 s"),
+        (Always(99), "the policy chose row 99 of 8"),
+        (Always(FOREIGN), "device only: row 7, shared_steps: "),
+    ],
+    ids=["errs", "hangs", "outside", "foreign"],
+)
+def test_a_policy_that_fails_is_replaced_by_device_only(
+    edge: tuple[EdgeService, int], pipelines: tuple[Any, Any], policy: Always, note: str
+) -> None:
+    begun_s = time.monotonic()
+    found = made(device_of(pipelines, policy, policy_timeout_s=0.2), edge[1])
+    assert found.row == DEVICE_ONLY
+    assert found.notes[0].startswith(note)
+    assert time.monotonic() - begun_s < 4.5  # a hanging policy is not waited for
+
+
+@pytest.mark.slow
+def test_an_edge_that_stalls_is_given_up_before_the_deadline(pipelines: tuple[Any, Any]) -> None:
+    dead = replace(FAST, downlink_bps=np.array([0.0]))
+    deadline_s = 3.0
+
+    async def call(port: int) -> Generated:
+        shim = ChannelShim(("127.0.0.1", port), FAST)
+        address = f"http://127.0.0.1:{await shim.start()}"
+        device = device_of(pipelines, Always(STEP_SPLIT), margin_s=0.5)
+        chosen = device._chosen
+
+        async def then_dead(*arguments: Any) -> int:
+            row = await chosen(*arguments)
+            shim.replay(dead)
+            return row
+
+        device._chosen = then_dead  # type: ignore[method-assign]
+        try:
+            async with asyncio.timeout(60.0), Connection(address) as connection:
+                return await device.generate(replace(PROMPT, deadline_s=deadline_s), connection)
+        finally:
+            await shim.stop()
+
+    with served(pipelines[0]) as (_, port):
+        found = asyncio.run(call(port))
+    assert "the deadline is near and the edge has not answered" in found.notes
+    assert np.array_equal(found.image, reference(pipelines, 0))
+    assert deadline_s - 0.6 < found.measured.latency_s[0] < deadline_s + 1.0
+
+
+def test_a_full_edge_is_not_waited_for(pipelines: tuple[Any, Any]) -> None:
+    with served(pipelines[0], max_steps=3) as (_, port):
+        found = made(device_of(pipelines, Always(STEP_SPLIT)), port)
+    assert found.notes == ("device only: it does not offer 4 steps",)
+
+
+def test_calls_name_what_is_wrong(edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]) -> None:
+    decision = Decision(mode="step_split", num_steps=4, split_step=2)
+    device = device_of(pipelines, Always())
+    request = replace(device._request(PROMPT, decision), deadline_s=1e-9)
+
+    async def call(asked: Request, address: str) -> list[Any]:
+        async with Connection(address) as connection:
+            return [frame async for frame in connection.frames(asked)]
+
+    edge[0].submit(device._request(PROMPT, decision).frame().to_bytes())
+    time.sleep(1.0)  # it has learned its times now
+    with pytest.raises(BusyError, match="it answers 429"):
+        asyncio.run(call(request, f"http://127.0.0.1:{edge[1]}"))
+    with pytest.raises(LinkError, match="is the edge running"):
+        asyncio.run(call(request, f"http://127.0.0.1:{free_port()}"))
+    assert runs.begin(pipelines[1], request).step == 0
+    assert torch.get_num_threads() >= 1
