@@ -37,7 +37,10 @@ from megopt.schemes.action_table import ActionTable
 from megopt.schemes.offer import CODEC_BITS, MERGE_RATIO, NUM_STEPS, SPLIT_STEP, SR_SCALE
 from megopt.system.outcome import Work
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 PROMPT = Prompt(text="a red cube", seed=7, resolution_px=32, deadline_s=60.0)
 FAST = RateTrace(snr=np.ones(1), downlink_bps=np.array([1e8]), uplink_bps=np.array([1e8]), slot_s=np.inf)
 # scheme, label, num_steps, split_step, merge_ratio, codec_bits, sr_scale

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+import time
 import tracemalloc
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,7 +28,10 @@ from megopt.live.messages import Capabilities, Decision, Request, Result
 from megopt.live.service import EdgeService, EdgeSettings, RefusedError
 from megopt.live.wire import Frame, FrameReader
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 TOKEN = "0123456789abcdef"
 EXACT = Decision(mode="step_split", num_steps=4, split_step=2, codec_bits=32)
 
@@ -193,8 +197,17 @@ def test_a_deadline_ends_a_request_between_two_steps(service: EdgeService) -> No
     assert (frame.kind, frame.fields["reason"]) == ("failure", "deadline")
 
 
+def until_idle(service: EdgeService) -> None:
+    """Wait until the last job is booked, which is a moment after its answer is out."""
+    end_s = time.monotonic() + 10.0
+    while service.capabilities().num_waiting and time.monotonic() < end_s:
+        time.sleep(0.01)
+    assert service.capabilities().num_waiting == 0
+
+
 def test_a_busy_edge_says_when_to_come_again(service: EdgeService) -> None:
     heard(service, request_of())  # so that it knows its times
+    until_idle(service)
     long = [request_of(replace(EXACT, num_steps=100, split_step=99), deadline_s=3600.0) for _ in range(2)]
     for request in long:
         service.submit(request.frame().to_bytes())

@@ -20,6 +20,8 @@ from megopt.system.link import Link
 LINK = Link(bandwidth_hz=2e6, uplink_bandwidth_hz=5e5)
 rates = st.lists(st.sampled_from([0.0, 1.0, 10.0, 250.0]), min_size=1, max_size=6).filter(any)
 
+pytestmark = pytest.mark.slow
+
 
 def trace_of(rates_bps: list[float], slot_s: float = 0.5) -> RateTrace:
     values = np.array(rates_bps)
