@@ -6,7 +6,9 @@ from typing import Any
 
 import diffusers
 from diffusers import configuration_utils
+from diffusers.models import attention_processor
 
+AttnProcessor: Any = attention_processor.AttnProcessor
 DDIMScheduler: Any = diffusers.DDIMScheduler
 StableDiffusionPipeline: Any = diffusers.StableDiffusionPipeline
 UNet2DConditionModel: Any = diffusers.UNet2DConditionModel

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from megopt.diffusion.diffusers_classes import DDIMScheduler, UNet2DConditionModel
+from megopt.diffusion.diffusers_classes import AttnProcessor, DDIMScheduler, UNet2DConditionModel
 from megopt.diffusion.training_objective import Objective
 from megopt.diffusion.training_text import embed
 
@@ -112,8 +112,10 @@ class DenoiserObjective(Objective):
         self._signal = noise_schedule().alphas_cumprod.to(torch.float32)
 
     def build(self) -> nn.Module:
-        """Return the denoiser."""
-        return self.shape.build()
+        """Return the denoiser; it attends by plain products, whose gradient is up to 4 times faster on a CPU."""
+        network: Any = self.shape.build()
+        network.set_attn_processor(AttnProcessor())
+        return network  # type: ignore[no-any-return]
 
     def loss(self, network: nn.Module, rows: torch.Tensor, rng: torch.Generator, progress: float) -> torch.Tensor:
         """Return the weighted velocity loss."""

@@ -1,7 +1,9 @@
 """The text side of the bundled models: a tokenizer of whole words, and a text encoder that knows what captions tell.
 
-The encoder is trained to answer with the attribute vector of a caption: one learned query per place, and one for the
-floor, attends to the token embeddings, which is also how a denoiser reads them. It is then frozen and shared.
+A CLIP text encoder is causal: the words of an object do not know of a relation that follows. Captions are therefore
+padded by a token per place and one for the floor, which see all of it, and the encoder is trained to answer there: what
+stands at a place is read from its token by one linear map, the same for all places. A denoiser then finds an object by
+its place and has no sentence to understand. The encoder is frozen afterwards and shared.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from megopt.diffusion.captions import FLOORS, MAX_TOKENS, PLACES, VOCABULARY
 from megopt.diffusion.training_data import SceneSet
 from megopt.diffusion.training_objective import Objective
 
-NUM_TOKENS = MAX_TOKENS + 2
-"""Longest caption with its begin and its end."""
+NUM_ANSWERS = len(PLACES) + 1
+"""Tokens at the end of every caption that tell what stands at each place, and the floor."""
+NUM_TOKENS = MAX_TOKENS + 2 + NUM_ANSWERS
+"""Longest caption with its begin, its end and the answers."""
 _BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -47,7 +51,7 @@ def token_numbers(tokenizer: CLIPTokenizer, captions: tuple[str, ...]) -> torch.
 
 
 class CaptionReader(nn.Module):
-    """A text encoder and the queries that read attributes from its output."""
+    """A text encoder and the linear maps that read attributes from its last tokens."""
 
     def __init__(self, tokenizer: CLIPTokenizer, width: int, num_layers: int) -> None:
         super().__init__()
@@ -64,8 +68,6 @@ class CaptionReader(nn.Module):
             pad_token_id=tokenizer.pad_token_id,
         )
         self.encoder = CLIPTextModel(config)
-        self.queries = nn.Parameter(torch.randn(len(PLACES) + 1, width) * width**-0.5)
-        self.attention = nn.MultiheadAttention(width, width // 32, batch_first=True)
         self.fields = nn.Linear(width, sum(NUM_VALUES.values()))
         self.floor = nn.Linear(width, len(FLOORS))
 
@@ -75,10 +77,8 @@ class CaptionReader(nn.Module):
         Args:
             numbers: token numbers, shape (n, NUM_TOKENS).
         """
-        told = self.encoder(numbers).last_hidden_state
-        queries = self.queries.expand(len(numbers), -1, -1)
-        read, _ = self.attention(queries, told, told, need_weights=False)
-        return self.fields(read[:, :-1]), self.floor(read[:, -1])
+        told = self.encoder(numbers).last_hidden_state[:, -NUM_ANSWERS:]
+        return self.fields(told[:, :-1]), self.floor(told[:, -1])
 
 
 class TextObjective(Objective):
