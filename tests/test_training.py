@@ -33,6 +33,7 @@ from megopt.diffusion.super_resolution_network import (
     DiffusionSuperResolution,
     LightObjective,
     LightSuperResolution,
+    residual_schedule,
 )
 from megopt.diffusion.training import train
 from megopt.diffusion.training_autoencoder import (
@@ -45,7 +46,7 @@ from megopt.diffusion.training_autoencoder import (
     reconstruct,
 )
 from megopt.diffusion.training_data import SceneSet, joined, scene_set
-from megopt.diffusion.training_denoiser import DenoiserObjective, DenoiserShape, LatentSet, mixed, noise_schedule
+from megopt.diffusion.training_denoiser import DenoiserObjective, DenoiserShape, LatentSet, mixed
 from megopt.diffusion.training_objective import Objective, TrainingSettings
 from megopt.diffusion.training_parts import PARTS, PartRequest, export_models, train_part
 from megopt.diffusion.training_run import CHECKPOINT_FILE, LOG_FILE
@@ -299,7 +300,7 @@ def test_super_resolution_networks_fit_their_upscalers() -> None:
     assert np.abs(light.upscale(small).astype(int) - 120).max() <= 1  # an untrained one adds nothing
     network = DiffusionSuperResolution(scale=2, widths=(8, 8, 8)).eval()
     diffusion = DiffusionUpscaler(
-        network=network, scheduler=noise_schedule(), scale=2, num_steps=2, residual_scale=RESIDUAL_SCALE
+        network=network, scheduler=residual_schedule(), scale=2, num_steps=2, residual_scale=RESIDUAL_SCALE
     )
     assert diffusion.upscale(small).shape == (1, 32, 32, 3)
 

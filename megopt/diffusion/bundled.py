@@ -64,8 +64,8 @@ def load_upscaler(kind: str, scale: int) -> Upscaler:
         RESIDUAL_SCALE,
         DiffusionSuperResolution,
         LightSuperResolution,
+        residual_schedule,
     )
-    from megopt.diffusion.training_denoiser import noise_schedule
 
     folder = _present(f"sr_{kind}_x{scale}")
     network_class = LightSuperResolution if kind == "light" else DiffusionSuperResolution
@@ -74,7 +74,7 @@ def load_upscaler(kind: str, scale: int) -> Upscaler:
         return NetworkUpscaler(network=network, scale=scale)
     return DiffusionUpscaler(
         network=network,
-        scheduler=noise_schedule(),
+        scheduler=residual_schedule(),
         scale=scale,
         num_steps=DIFFUSION_SR_STEPS,
         residual_scale=RESIDUAL_SCALE,

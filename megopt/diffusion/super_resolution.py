@@ -54,7 +54,7 @@ class BicubicUpscaler:
     def upscale(self, images: Images) -> Images:
         """Return the interpolated images."""
         _check_images(images)
-        return _from_network(_interpolated(_to_network(images), self.scale))
+        return from_network(_interpolated(_to_network(images), self.scale))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -313,7 +313,7 @@ def _in_batches(
         if output.shape != told.shape:
             message = f"upscaler x{upscaler.scale}: output of shape {tuple(output.shape)}; expected {tuple(told.shape)}"
             raise PipelineError(message)
-        results.append(_from_network(output))
+        results.append(from_network(output))
     return np.concatenate(results)
 
 
@@ -323,7 +323,8 @@ def _to_network(images: Images) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).movedim(3, 1).float().div(127.5).sub(1.0)
 
 
-def _from_network(pixels: torch.Tensor) -> Images:
+def from_network(pixels: torch.Tensor) -> Images:
+    """Return uint8 images, shape (n, height, width, 3), of pixels in [-1, 1], shape (n, 3, height, width)."""
     levels = pixels.float().add(1.0).mul(127.5).round().clamp(0, 255).byte()
     return np.ascontiguousarray(levels.movedim(1, 3).cpu().numpy())
 

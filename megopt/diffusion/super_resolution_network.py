@@ -3,8 +3,11 @@
 Both predict the residual r of a cubic enlargement e of a low-resolution image:
 
     light      r = net(low)                              one pass, `super_resolution.NetworkUpscaler`
-    diffusion  v = net(a_t r / c + s_t n, e, t)          as in `training_denoiser`, c = `RESIDUAL_SCALE`; sampled by
-                                                         `super_resolution.DiffusionUpscaler`
+    diffusion  r / c = net(a_t r / c + s_t n, e, t)      a_t, s_t as in `training_denoiser`, c = `RESIDUAL_SCALE`;
+                                                         sampled by `super_resolution.DiffusionUpscaler`
+
+The denoiser predicts the residual and not the velocity: most residuals are near zero, and a narrow network that need
+not reproduce the noise of every pixel of a block has its width for what is not. Its loss is weighted as there.
 """
 
 from __future__ import annotations
@@ -16,8 +19,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from megopt.diffusion.diffusers_classes import ConfigMixin, ModelMixin, UNet2DModel, register_to_config
-from megopt.diffusion.super_resolution import SCALES
+from megopt.diffusion.diffusers_classes import (
+    ConfigMixin,
+    DDIMScheduler,
+    ModelMixin,
+    UNet2DModel,
+    register_to_config,
+)
+from megopt.diffusion.metrics import laplacian_energy, psnr_db
+from megopt.diffusion.super_resolution import SCALES, BicubicUpscaler, DiffusionUpscaler, from_network
 from megopt.diffusion.training_autoencoder import to_network
 from megopt.diffusion.training_data import SceneSet
 from megopt.diffusion.training_denoiser import NUM_TIMES, mixed, noise_schedule
@@ -28,7 +38,13 @@ RESIDUAL_SCALE = 0.1
 """c: about the deviation of residuals, pixels lying in [-1, 1]."""
 PATCH_PX = {2: 24, 4: 16}
 """Side of a low-resolution patch by scale; enlarged, it fits into a render of 64 px."""
+DIFFUSION_WIDTHS = {2: (32, 64, 64), 4: (64, 64, 96)}
+"""Channels of the diffusion network by scale, at blocks of scale x scale pixels and at half and a quarter of that."""
+SNR_LIMIT = 5.0
+"""g of the min-SNR weight."""
 _CHUNK = 16
+_TEST_STEPS = 4
+_NUM_TESTED = 64
 
 
 class LightSuperResolution(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -55,9 +71,10 @@ class DiffusionSuperResolution(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Denoises residuals of a cubic enlargement; works on blocks of scale x scale pixels for speed."""
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, scale: int = 2, widths: tuple[int, ...] = (32, 64, 64)) -> None:
+    def __init__(self, scale: int = 2, widths: tuple[int, ...] | None = None) -> None:
         super().__init__()
         _require_scale(scale)
+        widths = widths or DIFFUSION_WIDTHS[scale]
         self.unet = UNet2DModel(
             in_channels=6 * scale**2,
             out_channels=3 * scale**2,
@@ -70,7 +87,7 @@ class DiffusionSuperResolution(ModelMixin, ConfigMixin):  # type: ignore[misc]
         )
 
     def forward(self, pixels: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """Return velocities, shape (n, 3, height, width).
+        """Return residuals over `RESIDUAL_SCALE`, shape (n, 3, height, width).
 
         Args:
             pixels: the noisy residual over `RESIDUAL_SCALE` beside the enlargement, shape (n, 6, height, width); sides
@@ -136,8 +153,8 @@ class SuperResolutionObjective(Objective):
         high = reduced(pixels, shrink) if shrink > 1 else pixels
         return reduced(high, self.scale), high
 
-    def _test_pairs(self, *, is_large: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        images = self._test[int(is_large)].images
+    def _test_pairs(self, *, is_large: bool, num: int | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        images = self._test[int(is_large)].images[:num]
         shrink = max(SCALES) // self.scale if is_large else 1
         starts = range(0, len(images), _CHUNK)
         return [self._reduced(to_network(torch.from_numpy(images[first : first + _CHUNK])), shrink) for first in starts]
@@ -176,7 +193,7 @@ class LightObjective(SuperResolutionObjective):
 
 
 class DiffusionObjective(SuperResolutionObjective):
-    """Velocity loss on residuals."""
+    """Squared error of denoised residuals, weighted by min(snr + 1, `SNR_LIMIT`)."""
 
     def build(self) -> nn.Module:
         """Return the denoiser."""
@@ -184,31 +201,44 @@ class DiffusionObjective(SuperResolutionObjective):
         return network
 
     def loss(self, network: nn.Module, rows: torch.Tensor, rng: torch.Generator, progress: float) -> torch.Tensor:
-        """Return the mean squared velocity error."""
-        return self._error(network, *self.pairs(rows, rng), rng)
-
-    @torch.no_grad()
-    def evaluate(self, network: nn.Module) -> dict[str, float]:
-        """Return the velocity loss on held-out scenes, the same noise every time."""
-        rng = torch.Generator().manual_seed(0)
-        return {
-            f"{prefix}_velocity_mse": float(np.mean([float(self._error(network, *pair, rng)) for pair in pairs]))
-            for prefix, pairs in (
-                ("small", self._test_pairs(is_large=False)),
-                ("large", self._test_pairs(is_large=True)),
-            )
-        }
-
-    def _error(self, network: nn.Module, low: torch.Tensor, high: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        low, high = low.to(self.device), high.to(self.device)
+        """Return the weighted squared error."""
+        low, high = self.pairs(rows, rng)
         told = enlarged(low, self.scale)
         residual = (high - told) / RESIDUAL_SCALE
         times = torch.randint(0, NUM_TIMES, (len(low),), generator=rng)
-        share = noise_schedule().alphas_cumprod.float()[times][:, None, None, None].to(self.device)
+        share = residual_schedule().alphas_cumprod.float()[times][:, None, None, None].to(self.device)
         noise = torch.randn(residual.shape, generator=rng).to(self.device)
-        noisy, velocity = mixed(residual, noise, share)
+        noisy, _ = mixed(residual, noise, share)
         output: torch.Tensor = network(torch.cat([noisy, told], dim=1), times.to(self.device))
-        return functional.mse_loss(output.float(), velocity)
+        weight = (1.0 / (1.0 - share).clamp(min=1e-8)).clamp(max=SNR_LIMIT)
+        return (weight * (output.float() - residual).square()).mean()
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        """Return PSNR and sharpness of sampled images and of the cubic enlargement on held-out scenes of either set."""
+        upscaler = DiffusionUpscaler(
+            network=network,
+            scheduler=residual_schedule(),
+            scale=self.scale,
+            num_steps=_TEST_STEPS,
+            residual_scale=RESIDUAL_SCALE,
+        )
+        results: dict[str, float] = {}
+        for prefix, is_large in (("small", False), ("large", True)):
+            pairs = self._test_pairs(is_large=is_large, num=_NUM_TESTED)
+            high = np.concatenate([from_network(pair[1]) for pair in pairs])
+            for name, make in (("", upscaler.upscale), ("cubic_", BicubicUpscaler(scale=self.scale).upscale)):
+                came = np.concatenate([make(from_network(low)) for low, _ in pairs])
+                results[f"{prefix}_{name}psnr_db"] = float(psnr_db(came, high).mean())
+                results[f"{prefix}_{name}sharpness"] = float(
+                    laplacian_energy(came).mean() / laplacian_energy(high).mean()
+                )
+        return results
+
+
+def residual_schedule() -> Any:
+    """Return the schedule of the diffusion network, set up for sampling."""
+    return DDIMScheduler.from_config(noise_schedule().config, prediction_type="sample")
 
 
 def _require_scale(scale: int) -> None:
