@@ -66,7 +66,7 @@ class DenoiserShape:
             down_block_types=(first, "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", last),
             cross_attention_dim=self.text_width,
-            attention_head_dim=8 if min(self.widths) < 64 else 4,
+            attention_head_dim=4,  # that many heads
             norm_num_groups=8 if min(self.widths) < 32 else 16,
         )
         return network

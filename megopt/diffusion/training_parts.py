@@ -50,7 +50,7 @@ from megopt.files import write_atomically
 
 DENOISERS: Mapping[str, tuple[DenoiserShape, float]] = {
     "edge": (DenoiserShape(widths=(64, 128)), 0.02),
-    "device": (DenoiserShape(widths=(16, 32)), 0.04),
+    "device": (DenoiserShape(widths=(32, 64)), 0.03),
 }
 """Shape and rate of inner convolutions of each denoiser."""
 SINGLE_NETWORKS: Mapping[str, Any] = {
