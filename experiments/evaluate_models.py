@@ -67,6 +67,8 @@ def _judged(models: Any, judge: Any, told: Any, sampling: Any, num_steps: list[i
 
 
 def _cells(name: str, scores: dict[str, Any]) -> list[str]:
+    """Return the columns of a row of the table."""
+
     def share(key: str, digits: int = 3) -> str:
         value = scores.get(key)
         return (

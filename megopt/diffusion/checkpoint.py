@@ -137,7 +137,7 @@ class Checkpoint:
             _check_stated(stated, len(body))
             scalars = _scalars(header)
             tensors = safetensors.torch.load(body)
-        except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError, SafetensorError) as error:
             message = f"checkpoint: cannot be read ({type(error).__name__}: {error}); the sender is no megopt encoder"
             raise PayloadError(message) from error
         if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} != stated:

@@ -189,12 +189,14 @@ def laplacian_energy(images: Images) -> FloatArray:
         ConfigError: if the array holds no images.
     """
     _check_images("images", images, smallest_px=3)
-    energies = []
-    for image in images:
-        grey = image.astype(np.float32) @ _LUMINANCE
-        around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-        energies.append(np.mean(np.square(around - 4.0 * grey[1:-1, 1:-1]), dtype=np.float64))
-    return np.array(energies)
+    return np.array([np.mean(squared_laplacian(image), dtype=np.float64) for image in images])
+
+
+def squared_laplacian(image: Images) -> FloatArray:
+    """Return the squared Laplacian of the luminance of one image inside its border, shape (height - 2, width - 2)."""
+    grey = image.astype(np.float32) @ _LUMINANCE
+    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    return np.asarray(np.square(around - 4.0 * grey[1:-1, 1:-1]))
 
 
 def sharpness(images: Images, reference: Images) -> FloatArray:

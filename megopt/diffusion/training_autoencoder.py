@@ -21,9 +21,11 @@ from torch.nn import functional
 
 from megopt.arrays import BoolArray
 from megopt.diffusion.autoencoder import ShuffleAutoencoder
+from megopt.diffusion.metrics import psnr_db, squared_laplacian
 from megopt.diffusion.rendering import Images
 from megopt.diffusion.training_data import SceneSet
 from megopt.diffusion.training_objective import Objective
+from megopt.units import db_from_linear
 
 _CHUNK = 64
 _OBJECT_MARGIN_PX = 2
@@ -210,26 +212,20 @@ def reconstruct(autoencoder: nn.Module, images: Images, device: str = "cpu") -> 
 def fidelity(real: Images, other: Images, masks: BoolArray) -> dict[str, float]:
     """Return PSNR [dB] over all pixels and on objects, and Laplacian energy over that of the real images [1]."""
     square = np.square(real.astype(np.float64) - other)
-    energies = [_laplacian_energy(images) for images in (real, other)]
+    energies = [np.stack([squared_laplacian(image) for image in images]) for images in (real, other)]
+    inside = masks[:, 1:-1, 1:-1]
     return {
         "psnr_db": _psnr_db(square.mean()),
-        "image_psnr_db": float(np.mean([_psnr_db(image.mean()) for image in square])),
+        "image_psnr_db": float(psnr_db(other, real).mean()),
         "object_psnr_db": _psnr_db(square[masks].mean()),
         "sharpness": float(energies[1].mean() / energies[0].mean()),
-        "object_sharpness": float(energies[1][masks[:, 1:-1, 1:-1]].mean() / energies[0][masks[:, 1:-1, 1:-1]].mean()),
+        "object_sharpness": float(energies[1][inside].mean() / energies[0][inside].mean()),
     }
 
 
 def _psnr_db(mean_square: float) -> float:
-    return float(10.0 * np.log10(255.0**2 / max(mean_square, 1e-12)))
-
-
-def _laplacian_energy(images: Images) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the squared Laplacian of luminance inside the border, shape (n, height - 2, width - 2)."""
-    grey = images.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    inside = grey[:, 1:-1, 1:-1]
-    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-    return np.asarray(np.square(around - 4.0 * inside))
+    """Return the PSNR [dB] of a mean over pixels of many images, which no mean over images gives."""
+    return float(-db_from_linear(mean_square / 255.0**2))
 
 
 def _plain(shape: AutoencoderShape) -> dict[str, Any]:

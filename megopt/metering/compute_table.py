@@ -175,9 +175,11 @@ class _Run:
 
     @property
     def latent(self) -> codec.Latent:
+        """Latent of the first image after those steps."""
         return codec.as_latent(self._done.latent[0].float().cpu().numpy())
 
     def encode(self) -> Any:
+        """Encode the caption for every image of the batch."""
         return encode(
             self._pipeline,
             self._captions,
@@ -186,6 +188,7 @@ class _Run:
         )
 
     def steps(self) -> Any:
+        """Run the steps that are timed."""
         return advance(self._pipeline, self._begun, STEPS_TIMED, self._told)
 
     def decode(self) -> Images:
