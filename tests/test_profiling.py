@@ -86,8 +86,8 @@ def test_cells_in_any_order_give_the_same_images(load_tiny: Any) -> None:
     cells = [Cell(sr_scale=1, num_steps=4, split_step=k) for k in (0, 2, 4)]
     plain = Handover()
     forwards, backwards = Generator(models(load_tiny), CAPTIONS), Generator(models(load_tiny), CAPTIONS)
-    one = [images for cell in cells for _, images in forwards.images(cell, [plain])]
-    other = [images for cell in cells[::-1] for _, images in backwards.images(cell, [plain])][::-1]
+    one = [images for cell in cells for _, _, images in forwards.images(cell, [plain])]
+    other = [images for cell in cells[::-1] for _, _, images in backwards.images(cell, [plain])][::-1]
     for mine, theirs in zip(one, other, strict=True):
         assert np.array_equal(mine, theirs)
     assert not np.array_equal(one[0], one[2])

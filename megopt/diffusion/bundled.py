@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
 MODELS_DIR = Path(__file__).resolve().parent / "models"
 PREFIX = "bundled/"
 PIPELINES = ("edge", "device")
-DIFFUSION_SR_STEPS = 8
+DIFFUSION_SR_STEPS = 4
 """Steps of a bundled diffusion upscaler."""
+HYBRID_TILINGS = {2: (12, 2, 0)}
+"""`patch_px`, `overlap_px` and `context_px` of a bundled hybrid upscaler by scale.
+
+An image of 32 px makes nine patches of 1.27 times its pixels, four of them with foreground; one of 16 px, which is
+enlarged by 4, is too small to be worth it."""
 
 
 def located(model: str | Path) -> str | Path:
@@ -49,31 +55,54 @@ def load_judge() -> AttributeNetwork:
     return load_attribute_network(_present("attributes"))
 
 
+def has_upscaler(kind: str, scale: int) -> bool:
+    """Return whether there is a bundled upscaler of that kind and scale; see `load_upscaler`."""
+    if kind == "hybrid":
+        return scale in HYBRID_TILINGS and has_upscaler("light", scale) and has_upscaler("diffusion", scale)
+    return (MODELS_DIR / f"sr_{kind}_x{scale}").is_dir()
+
+
 def load_upscaler(kind: str, scale: int) -> Upscaler:
     """Return a bundled upscaler.
 
     Args:
-        kind: "light" or "diffusion".
-        scale: one of `super_resolution.SCALES`.
+        kind: "light", "diffusion", or "hybrid": diffusion on patches with foreground, light on the others.
+        scale: one of `super_resolution.SCALES`; hybrid for those of `HYBRID_TILINGS`.
 
     Raises:
         PipelineError: if there is none of that kind and scale.
     """
-    from megopt.diffusion.super_resolution import DiffusionUpscaler, NetworkUpscaler
-    from megopt.diffusion.super_resolution_network import (
-        RESIDUAL_SCALE,
-        DiffusionSuperResolution,
-        LightSuperResolution,
-        residual_schedule,
-    )
+    from megopt.diffusion.super_resolution import HybridUpscaler, NetworkUpscaler, Tiling
+    from megopt.diffusion.super_resolution_network import LightSuperResolution
 
+    if kind == "hybrid" and scale in HYBRID_TILINGS:
+        patch_px, overlap_px, context_px = HYBRID_TILINGS[scale]
+        return HybridUpscaler(
+            foreground=load_upscaler("diffusion", scale),
+            background=load_upscaler("light", scale),
+            tiling=Tiling(patch_px=patch_px, overlap_px=overlap_px, context_px=context_px),
+        )
     folder = _present(f"sr_{kind}_x{scale}")
-    network_class = LightSuperResolution if kind == "light" else DiffusionSuperResolution
-    network = network_class.from_pretrained(folder, local_files_only=True).float().eval()
-    if kind == "light":
-        return NetworkUpscaler(network=network, scale=scale)
+    if kind == "diffusion":
+        return _diffusion_upscaler(folder, scale)
+    network = LightSuperResolution.from_pretrained(folder, local_files_only=True).float().eval()
+    return NetworkUpscaler(network=network, scale=scale)
+
+
+def upscalers_digest() -> str:
+    """Return a short digest of what all bundled upscalers hold."""
+    digest = hashlib.sha256(repr((DIFFUSION_SR_STEPS, HYBRID_TILINGS)).encode())
+    for path in sorted(MODELS_DIR.glob("sr_*/*.safetensors")):
+        digest.update(path.parent.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _diffusion_upscaler(folder: Path, scale: int) -> Upscaler:
+    from megopt.diffusion.super_resolution import DiffusionUpscaler
+    from megopt.diffusion.super_resolution_network import RESIDUAL_SCALE, DiffusionSuperResolution, residual_schedule
+
     return DiffusionUpscaler(
-        network=network,
+        network=DiffusionSuperResolution.from_pretrained(folder, local_files_only=True).float().eval(),
         scheduler=residual_schedule(),
         scale=scale,
         num_steps=DIFFUSION_SR_STEPS,

@@ -11,6 +11,7 @@ Supported are the text-to-image classes of three families; anything of the same 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ FAMILIES = (
     ),
 )
 DTYPES = ("float32", "float16", "bfloat16")
+_DIGEST_VALUES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +204,17 @@ def latent_space(pipeline: Pipeline) -> LatentSpace:
         prediction_type="flow" if found.name == "sd3" else str(schedule.get("prediction_type", "epsilon")),
         noise_schedule=_noise_schedule(schedule, is_flow=found.name == "sd3"),
     )
+
+
+def weights_digest(pipeline: Pipeline) -> str:
+    """Return a short digest of the weights of `pipeline`: of the names, shapes and first values of all of them."""
+    digest = hashlib.sha256()
+    for part in family(pipeline).parts:
+        network = getattr(pipeline, part)
+        for name, weight in network.state_dict().items() if hasattr(network, "state_dict") else ():
+            head = weight.detach().flatten()[:_DIGEST_VALUES].float().cpu().numpy().tobytes()
+            digest.update(f"{part}.{name} {tuple(weight.shape)}".encode() + head)
+    return digest.hexdigest()[:16]
 
 
 def _noise_schedule(config: Mapping[str, Any], *, is_flow: bool) -> str:

@@ -211,7 +211,8 @@ class DiffusionObjective(SuperResolutionObjective):
         noisy, _ = mixed(residual, noise, share)
         output: torch.Tensor = network(torch.cat([noisy, told], dim=1), times.to(self.device))
         weight = (1.0 / (1.0 - share).clamp(min=1e-8)).clamp(max=SNR_LIMIT)
-        return (weight * (output.float() - residual).square()).mean()
+        error: torch.Tensor = (weight * (output.float() - residual).square()).mean()
+        return error
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> dict[str, float]:

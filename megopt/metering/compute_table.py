@@ -8,31 +8,33 @@
 | pipeline_overhead | a whole run less its steps: text, noise, scheduler, decoding |
 | merge, unmerge | half of the tokens of a latent |
 | codec_encode, codec_decode | a latent at 8 bits, checksum included |
-| super_resolution_x.. | images of 1 / s of the side to the full side |
+| ..super_resolution_x.. | an image of 1 / s of the side to the full side: mean over `IMAGES_TIMED` scenes |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from megopt.diffusion import codec, merging
 from megopt.diffusion.conditioning import encode
-from megopt.diffusion.evaluation import Sampling
+from megopt.diffusion.evaluation import Sampling, truth
 from megopt.diffusion.pipelines import Pipeline
 from megopt.diffusion.rendering import Images
 from megopt.diffusion.sampling import advance, decode, start
 from megopt.metering.energy import Meter
 from megopt.metering.flops import count_flops
 from megopt.metering.measure import Measurement, compute_row, measure
+from megopt.metering.quality_grid import Upscalers
 from megopt.ranges import require_whole, require_whole_list
+from megopt.tables.schema import UPSCALERS
 
 STEPS_TIMED = 8
+IMAGES_TIMED = 8
 _MERGE_RATIO, _CODEC_BITS = 0.5, 8
 _INTERVAL = 0.03
 """Half interval of a median, relative, at which timing stops."""
@@ -49,7 +51,7 @@ class Side:
         meter: of the energy.
         num_threads: threads of a CPU side.
         batch_sizes: images computed together at the full side; below it one.
-        upscalers: networks that enlarge to the full side, by component; a device has them.
+        upscalers: what enlarges to the full side, by kind and scale; a device has them.
     """
 
     name: str
@@ -58,7 +60,7 @@ class Side:
     meter: Meter
     num_threads: int = 1
     batch_sizes: tuple[int, ...] = (1,)
-    upscalers: Mapping[str, Callable[[Images], Images]]
+    upscalers: Upscalers
 
     def __post_init__(self) -> None:
         require_whole(self.name, 1, num_threads=self.num_threads)
@@ -140,13 +142,21 @@ def _parts(side: Side, caption: str, resolution_px: int, scale: int, sampling: S
         yield Part(component="vae_decode", call=run.decode, **where)
         yield Part(component="pipeline_overhead", call=run.overhead, **where)
     yield from _payload_parts(side, run.latent, px)
-    for component, upscale in side.upscalers.items():
-        if scale > 1 and component.endswith(f"_x{scale}"):
-            yield _upscaling(component, upscale, np.zeros((1, px, px, 3), dtype=np.uint8), resolution_px)
+    for (kind, factor), upscale in side.upscalers.items():
+        if scale > 1 and factor == scale:
+            yield _upscaling(f"{UPSCALERS[kind]}{scale}", upscale, px, resolution_px)
 
 
-def _upscaling(component: str, upscale: Callable[[Images], Images], image: Images, resolution_px: int) -> Part:
-    return Part(component=component, resolution_px=resolution_px, batch_size=1, call=lambda: upscale(image))
+def _upscaling(component: str, upscale: Callable[[Images], Images], px: int, resolution_px: int) -> Part:
+    """Return the upscaling of scenes one by one: how many patches are foreground depends on the image."""
+    images = truth(IMAGES_TIMED, seed=0, split="unseen", resolution_px=px).images
+    return Part(
+        component=component,
+        resolution_px=resolution_px,
+        batch_size=1,
+        call=lambda: [upscale(image[None]) for image in images],
+        num_units=IMAGES_TIMED,
+    )
 
 
 def _payload_parts(side: Side, latent: codec.Latent, px: int) -> Iterator[Part]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,14 @@ import numpy as np
 
 from megopt.diffusion import bundled
 from megopt.diffusion.evaluation import Sampling, generated, truth
-from megopt.diffusion.pipelines import Pipeline, latent_space, load
+from megopt.diffusion.pipelines import Pipeline, latent_space, load, weights_digest
 from megopt.diffusion.rendering import Images
 from megopt.errors import ConfigError, PipelineError
 from megopt.files import write_atomically
 from megopt.metering.compute_table import Side, measure_compute
 from megopt.metering.energy import ChosenMeter, best_meter
 from megopt.metering.image_codecs import measure_image_codecs
-from megopt.metering.quality_grid import Grid, Models
+from megopt.metering.quality_grid import Grid, Models, Upscalers
 from megopt.metering.quality_table import Task, measure_quality
 from megopt.tables import schema
 
@@ -151,7 +150,7 @@ def _quality(
     request: ProfileRequest,
     edge: Pipeline,
     device: Pipeline,
-    upscalers: dict[str, Callable[[Images], Images]],
+    upscalers: Upscalers,
     resolution_px: int,
     folder: Path,
 ) -> pd.DataFrame:
@@ -165,27 +164,29 @@ def _quality(
     models = Models(
         edge=edge,
         device=device,
-        upscalers={scale: upscalers[f"super_resolution_x{scale}"] for scale in request.grid.sr_scales if scale > 1},
+        upscalers=upscalers,
         resolution_px=resolution_px,
         sampling=request.sampling,
     )
-    identity = {
-        side: [getattr(request, side).model, getattr(request, side).dtype, getattr(request, side).torch_device]
-        for side in ("edge", "device")
+    identity: dict[str, Any] = {
+        name: [side.model, side.dtype, side.torch_device, weights_digest(pipeline)]
+        for name, side, pipeline in (("edge", request.edge, edge), ("device", request.device, device))
     }
+    if upscalers:
+        identity["upscalers"] = bundled.upscalers_digest()
     return measure_quality(
         request.grid, models, task, folder, identity={**identity, "scene_seed": request.scene_seed}, source=SOURCE
     )
 
 
-def _upscalers(scales: tuple[int, ...]) -> dict[str, Callable[[Images], Images]]:
-    """Return the bundled upscalers by component; diffusion where there is one."""
-    found: dict[str, Callable[[Images], Images]] = {}
-    for scale in (scale for scale in scales if scale > 1):
-        found[f"super_resolution_x{scale}"] = bundled.load_upscaler("light", scale).upscale
-        if (bundled.MODELS_DIR / f"sr_diffusion_x{scale}").is_dir():
-            found[f"diffusion_super_resolution_x{scale}"] = bundled.load_upscaler("diffusion", scale).upscale
-    return found
+def _upscalers(scales: tuple[int, ...]) -> Upscalers:
+    """Return the bundled upscalers by kind and scale; those of other kinds than light where there are any."""
+    return {
+        (kind, scale): bundled.load_upscaler(kind, scale).upscale
+        for scale in scales
+        for kind in schema.UPSCALERS
+        if scale > 1 and (kind == "light" or bundled.has_upscaler(kind, scale))
+    }
 
 
 def _example_images(edge: Pipeline, request: ProfileRequest) -> list[Images]:
@@ -195,9 +196,7 @@ def _example_images(edge: Pipeline, request: ProfileRequest) -> list[Images]:
     return list(generated(edge, captions, num_steps, request.sampling))
 
 
-def _side(
-    name: str, request: SideRequest, pipeline: Pipeline, upscalers: dict[str, Callable[[Images], Images]]
-) -> Side:
+def _side(name: str, request: SideRequest, pipeline: Pipeline, upscalers: Upscalers) -> Side:
     return Side(
         name=name,
         model=request.model,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -24,13 +24,14 @@ from megopt.diffusion.rendering import Images
 from megopt.diffusion.sampling import advance, decode, start
 from megopt.errors import ConfigError
 from megopt.ranges import require_whole, require_whole_list, require_within
+from megopt.tables.schema import UPSCALED_ROWS
 from megopt.units import linear_from_db
 
 if TYPE_CHECKING:
     from megopt.diffusion.checkpoint import Checkpoint
 
-SCHEME = "step_split"
-"""The scheme that the rows are of; those of k = 0 and k = N serve device only, model split and edge only too."""
+Upscalers: TypeAlias = Mapping[tuple[str, int], Callable[[Images], Images]]
+"""Upscalers by kind and scale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,14 +134,14 @@ class Models:
     Attributes:
         edge: pipeline of the edge.
         device: pipeline of the device, of the same latent space.
-        upscalers: by scale.
+        upscalers: by kind, a key of `schema.UPSCALERS`, and scale; light for every scale above 1.
         resolution_px: side of the target.
         sampling: how both sample.
     """
 
     edge: Pipeline
     device: Pipeline
-    upscalers: Mapping[int, Callable[[Images], Images]]
+    upscalers: Upscalers
     resolution_px: int
     sampling: Sampling
 
@@ -154,15 +155,27 @@ class Generator:
         self._at: list[Checkpoint] = []
         self._told: dict[tuple[str, int, int], Conditioning] = {}
 
-    def images(self, cell: Cell, handovers: list[Handover]) -> Iterator[tuple[Handover, Images]]:
-        """Yield each hand-over with its images, uint8, shape (num_images, resolution_px, resolution_px, 3)."""
+    def images(self, cell: Cell, handovers: list[Handover]) -> Iterator[tuple[Handover, str, Images]]:
+        """Yield each hand-over and kind of super-resolution with its images.
+
+        They are uint8, shape (num_images, resolution_px, resolution_px, 3). Kinds other than light are for the first
+        hand-over alone: what merging and packing change is known from light ones.
+        """
         checkpoints = self._edge_at(cell)
         for handover in handovers:
             parts = [
                 self._finished(number, handed_over(checkpoint, handover, self._models.sampling.seed))
                 for number, checkpoint in enumerate(checkpoints)
             ]
-            yield handover, self._enlarged(np.concatenate(parts), cell.sr_scale)
+            made = np.concatenate(parts)
+            for kind in self.kinds(cell, handover, handovers):
+                yield handover, kind, made if cell.sr_scale == 1 else self._models.upscalers[kind, cell.sr_scale](made)
+
+    def kinds(self, cell: Cell, handover: Handover, handovers: list[Handover]) -> list[str]:
+        """Return the kinds of super-resolution that are measured of a hand-over."""
+        if cell.sr_scale == 1 or handover != handovers[0]:
+            return ["light"]
+        return [kind for kind, scale in self._models.upscalers if scale == cell.sr_scale]
 
     def reference(self, num_steps: int) -> Images:
         """Return the images of the edge model alone at the full side."""
@@ -214,9 +227,6 @@ class Generator:
             )
         return self._told[key]
 
-    def _enlarged(self, images: Images, scale: int) -> Images:
-        return images if scale == 1 else self._models.upscalers[scale](images)
-
 
 def handed_over(checkpoint: Checkpoint, handover: Handover, seed: int) -> Checkpoint:
     """Return the checkpoint as the other side receives it; at step 0 nothing but the seed is sent.
@@ -249,11 +259,14 @@ def _received(latent: codec.Latent, handover: Handover, rng: np.random.Generator
     return merging.unmerge(merging.decode(merging.encode(merged, handover.codec_bits)))
 
 
-def row_knobs(cell: Cell, handover: Handover) -> dict[str, Any]:
-    """Return the knob cells of quality.csv; None is an empty cell."""
+def row_knobs(cell: Cell, handover: Handover, kind: str) -> dict[str, Any]:
+    """Return the knob cells of quality.csv; None is an empty cell.
+
+    The rows are of step split; those of k = 0 and k = N serve device only, model split and edge only too.
+    """
     is_packed = handover.snr_db is None
     return {
-        "scheme": SCHEME,
+        "scheme": UPSCALED_ROWS[kind],
         "num_steps": cell.num_steps,
         "split_step": cell.split_step,
         "merge_ratio": handover.merge_ratio if is_packed else None,

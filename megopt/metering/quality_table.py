@@ -122,9 +122,9 @@ def measure_quality(
         with tqdm(total=sum(handovers), desc="quality", unit="setting") as bar:
             for cell in missing:
                 rows = []
-                for handover, images in generator.images(cell, grid.handovers(cell)):
-                    rows += scorer.rows(row_knobs(cell, handover), images, source)
-                    bar.update()
+                for handover, kind, images in generator.images(cell, grid.handovers(cell)):
+                    rows += scorer.rows(row_knobs(cell, handover, kind), images, source)
+                    bar.update(kind == "light")
                 _write_cell(paths[cell], rows)
     rows = [row for cell in cells for row in _read_cell(paths[cell])]
     return pd.DataFrame(rows, columns=[column.name for column in schema.QUALITY])

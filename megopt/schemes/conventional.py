@@ -52,7 +52,7 @@ class Conventional:
         merge_ratios: merging ratios of model split; above 0 needs merge and unmerge rows and measured quality.
         codec_bits: bits per latent value of model split; other than 16 needs codec rows and measured quality.
         sr_scales: upscaling factors, of 1, 2 and 4; above 1 needs rows at that resolution and measured quality.
-        sr_kind: "light" or "diffusion" super-resolution.
+        sr_kind: "light", "diffusion" or "hybrid" super-resolution.
         payload: of model split: "frame" for the real frames to the byte, "meg_cvpo" for that paper's formula.
         prompt_bits: size of the prompt on the uplink [bit].
         ways: which of `WAYS` to offer.

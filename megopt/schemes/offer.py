@@ -17,10 +17,10 @@ from megopt.errors import ConfigError, OutOfTableError, SchemeError
 from megopt.ranges import require_whole_list, require_within
 from megopt.schemes.action_table import Knob
 from megopt.schemes.hand_over import PAYLOADS
-from megopt.schemes.row_costs import UPSCALERS
 from megopt.schemes.scheme import refuse_unmeasured
 from megopt.system.payload import FRAME_CODEC_BITS
 from megopt.tables.quality_points import NEUTRAL, POINT_KNOBS, QualityPoints
+from megopt.tables.schema import UPSCALED_ROWS, UPSCALERS
 
 if TYPE_CHECKING:
     from megopt.tables.profile import Profile
@@ -37,8 +37,6 @@ SR_SCALE = Knob(name="sr_scale", unit="1", low=1, high=8, meaning="upscaling fac
 SR_SCALES = (1, 2, 4)
 QUALITY_ROWS = "step_split"
 """Scheme name of the quality rows behind step split, model split, device only and edge only."""
-UPSCALED_ROWS = {"light": "step_split", "diffusion": "step_split_diffusion_sr"}
-"""Scheme name of the quality rows with an upscaled image, by kind of super-resolution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

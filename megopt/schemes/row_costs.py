@@ -3,7 +3,7 @@
     edge run, latent sent    t_text + N t_step              where text_encoder is not timed: pipeline_overhead
     edge run, image made     t_overhead + N t_step          where pipeline_overhead is not: text_encoder + vae_decode
     device run               t_text + N t_step + t_decode
-    upscaling by s > 1       super_resolution_x{s} or diffusion_super_resolution_x{s}, at the full resolution
+    upscaling by s > 1       the component of `UPSCALERS` for s, at the full resolution
 
 All but the upscaling is generation: a row with the factor s is generated at 1/s of the full side.
 """
@@ -20,12 +20,10 @@ from megopt.errors import SchemeError
 from megopt.schemes.scheme import require
 from megopt.system.compute import step_latency_s
 from megopt.tables.profile import Side, join_kinds
+from megopt.tables.schema import UPSCALERS
 
 if TYPE_CHECKING:
     from megopt.tables.profile import Profile
-
-UPSCALERS = {"light": "super_resolution_x", "diffusion": "diffusion_super_resolution_x"}
-"""Components by kind of super-resolution, without the factor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ class StepSplit:
         codec_bits: bits per latent value to offer; other than 16 needs codec rows and measured quality.
         sr_scales: upscaling factors to offer, of 1, 2 and 4; above 1 needs rows at that resolution, an upscaling row
             and measured quality.
-        sr_kind: "light" or "diffusion" super-resolution.
+        sr_kind: "light", "diffusion" or "hybrid" super-resolution.
         payload: "frame" for the real frames to the byte, "meg_cvpo" for that paper's formula.
         prompt_bits: size of the prompt on the uplink [bit].
     """

@@ -42,9 +42,20 @@ COMPONENTS = {
     "super_resolution_x4": "image upscaling by 4, light network",
     "diffusion_super_resolution_x2": "image upscaling by 2, diffusion",
     "diffusion_super_resolution_x4": "image upscaling by 4, diffusion",
+    "hybrid_super_resolution_x2": "image upscaling by 2, diffusion on patches with foreground, light on the others",
+    "hybrid_super_resolution_x4": "image upscaling by 4, likewise",
 }
 """What a compute row can time. A super-resolution row stands at the side of its output, any other row at the side of
 the image that the component works on."""
+
+UPSCALERS = {
+    "light": "super_resolution_x",
+    "diffusion": "diffusion_super_resolution_x",
+    "hybrid": "hybrid_super_resolution_x",
+}
+"""Components by kind of super-resolution, without the factor."""
+UPSCALED_ROWS = {"light": "step_split", "diffusion": "step_split_diffusion_sr", "hybrid": "step_split_hybrid_sr"}
+"""Scheme name of the quality rows with an upscaled image, by kind of super-resolution."""
 
 PSNR_CEILING_DB = float(10.0 * np.log10(255.0**2 * 12.0))
 """Peak SNR of identical images [dB], 58.92: outputs are rounded to 8 bits, and a rounding error spread evenly over one
