@@ -106,13 +106,17 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """What a search for prices ended with, (num_cells, 1); `second` is log mu or log(tau - origin)."""
+    """What a search for prices ended with, (num_cells, 1); `second` is log mu or log(tau - origin).
+
+    `last` is the demand of the last step where Newton's method settled all cells.
+    """
 
     log_ratio: FloatArray
     second: FloatArray
     is_free: BoolArray
     is_feasible: BoolArray
     least_power: FloatArray
+    last: Demand | None
 
 
 def solve(problem: AllocationProblem) -> AllocationSolution:
@@ -144,16 +148,19 @@ def _search(
         second: where to start, (num_cells, 1).
         is_settled: cells that need no search, (num_cells,).
     """
-    ratio, found, is_met = meet_budgets(demand_of(np.ones_like(is_settled)), log_ratio, second, is_settled)
+    ratio, found, is_met, last = meet_budgets(demand_of(np.ones_like(is_settled)), log_ratio, second, is_settled)
     is_free, is_feasible = cells.is_idle[:, np.newaxis].copy(), ~cells.is_lost[:, np.newaxis]
     least_power, stuck = np.full_like(ratio, np.nan), ~is_met
     if np.any(stuck):
+        last = None
         bisected = bisect_budgets(demand_of(stuck), log_ratio[stuck], second[stuck])
         ratio[stuck], found[stuck] = bisected.log_ratio, bisected.second
         least_power[stuck] = np.exp(bisected.least_log_power)
         is_feasible[stuck] = bisected.least_log_power <= FEASIBILITY_TOLERANCE
         is_free[stuck] = bisected.most_log_power < 0.0
-    return _Found(log_ratio=ratio, second=found, is_free=is_free, is_feasible=is_feasible, least_power=least_power)
+    return _Found(
+        log_ratio=ratio, second=found, is_free=is_free, is_feasible=is_feasible, least_power=least_power, last=last
+    )
 
 
 def _first_ratio(devices: Devices) -> FloatArray:
@@ -174,7 +181,7 @@ def _weighted_sum(cells: _Cells) -> _Answer:
         return weighted_demand(devices.take(which))
 
     found = _search(cells, demand_of, _first_ratio(devices), _first_power_price(devices), cells.is_settled)
-    demand = weighted_demand(devices)(found.log_ratio, found.second, None)
+    demand = weighted_demand(devices)(found.log_ratio, found.second, found.last)
     power_price = np.where(found.is_free, 0.0, np.exp(found.second))
     bandwidth, power, airtime_s = _onto_budgets(devices, demand)
     cost = airtime_cost(devices, demand.v, np.log(power_price))
@@ -217,7 +224,7 @@ def _largest_latency(cells: _Cells) -> _Answer:
         found = search(devices, found.log_ratio, found.second, is_settled)
     else:
         devices = timeless
-    demand = timed_demand(devices, start_s, origin_s)(found.log_ratio, found.second, None)
+    demand = timed_demand(devices, start_s, origin_s)(found.log_ratio, found.second, found.last)
     bandwidth, power, _ = _onto_budgets(devices, demand)
     is_common = is_sending & (demand.airtime_s < devices.room_s - devices.work_hz_s / devices.clock_max_hz)
     urgency = airtime_cost(devices, demand.v, np.zeros(1)) / demand.airtime_s**2

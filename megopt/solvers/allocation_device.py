@@ -20,14 +20,14 @@ import numpy as np
 
 from megopt.arrays import BoolArray, FloatArray
 
-_SMALL_V = 0.3
-"""Below this e^v (v - 1) + 1 cancels; its series is used."""
-_SERIES = tuple((n - 1) / float(np.prod(np.arange(1, n + 1, dtype=np.float64))) for n in range(2, 17))
+_SMALL_V = 0.03
+"""Below this v + (v - 1) (e^v - 1) cancels by more than two digits; its series is used."""
+_SERIES = tuple((n - 1) / float(np.prod(np.arange(1, n + 1, dtype=np.float64))) for n in range(2, 10))
 _CLOSE = 1e-7
 _MAX_ITERATIONS = 80
 
 
-def efficiency(target: FloatArray, guess: FloatArray | None = None) -> FloatArray:
+def efficiency(target: FloatArray, guess: FloatArray | None = None, close: float = _CLOSE) -> FloatArray:
     """Return v > 0 [nat/symbol] with e^v (v - 1) + 1 = `target` > 0, any shape, by Newton's method in logarithms.
 
     log(e^v (v - 1) + 1) is convex and increasing in log v with slope at least 2, so that it converges from anywhere.
@@ -35,23 +35,26 @@ def efficiency(target: FloatArray, guess: FloatArray | None = None) -> FloatArra
     Args:
         target: g lambda/mu [1].
         guess: where to start, same shape; a rough fit if None.
+        close: largest residual of the logarithm from which one more step is the last; what it leaves is of the order
+            of its square.
     """
     v = np.log1p(np.sqrt(2.0 * target)) if guess is None else guess
+    log_target = np.log(target)
     for _ in range(_MAX_ITERATIONS):
-        grown = np.exp(v)
-        value = _marginal(v, grown)
-        residual = np.log(value / target)
-        v = v * np.exp(-residual * value / (v * v * grown))
-        if np.max(np.abs(residual), initial=0.0) < _CLOSE:  # quadratic: the next error is below rounding
+        above = np.expm1(v)
+        value = _marginal(v, above)
+        residual = log_target - np.log(value)
+        v = v * np.exp(residual * value / (v * v * (above + 1.0)))
+        if not np.abs(residual).max(initial=0.0) >= close:  # quadratic: the next error is below rounding
             break
     return v
 
 
-def _marginal(v: FloatArray, grown: FloatArray) -> FloatArray:
-    """Return e^v (v - 1) + 1 for `grown` = e^v."""
-    value = grown * (v - 1.0) + 1.0
-    is_small = v < _SMALL_V
-    if np.any(is_small):
+def _marginal(v: FloatArray, above: FloatArray) -> FloatArray:
+    """Return e^v (v - 1) + 1 for `above` = e^v - 1."""
+    value = v + (v - 1.0) * above
+    if v.min(initial=np.inf) < _SMALL_V:
+        is_small = v < _SMALL_V
         small = v[is_small]
         value[is_small] = small * small * np.polynomial.polynomial.polyval(small, _SERIES)
     return np.asarray(value)
@@ -115,23 +118,28 @@ class Devices:
 
     def unhurried_clock_hz(self, deadline_price: FloatArray | float = 0.0) -> FloatArray:
         """Return the best clock f [Hz] at a price nu of the deadline."""
+        if not self.cubic.any():
+            return self.clock_max_hz  # energy is free: as fast as it goes
         with np.errstate(divide="ignore", invalid="ignore"):
             best = np.cbrt((self.latency_weight + deadline_price) / self.cubic)
-        best = np.where(self.cubic > 0.0, best, np.inf)  # energy is free: as fast as it goes
+        best = np.where(self.cubic > 0.0, best, np.inf)  # so it is for some devices
         return np.asarray(np.clip(best, self.clock_min_hz, self.clock_max_hz))
 
-    def airtime(self, cost: FloatArray, guess: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+    def airtime(
+        self, cost: FloatArray, guess: FloatArray | None, unhurried_hz: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
         """Return the best airtime t [s] and its elasticity d log t/d log x in 0..1/2, for costs x > 0 of airtime.
 
         Args:
             cost: x, shape (num_cells, num_devices); 0 where nothing is sent.
-            guess: airtimes to start from.
+            guess: airtimes to start from, if any.
+            unhurried_hz: the best clocks without a deadline [Hz], `unhurried_clock_hz()`.
         """
+        is_on = cost > 0.0
         with np.errstate(divide="ignore", invalid="ignore"):
-            slack = np.where(cost > 0.0, np.sqrt(cost / self.airtime_weight), 0.0)
-        unhurried_hz = self.unhurried_clock_hz()
-        elasticity = np.where(cost > 0.0, 0.5, 0.0)
-        is_late = (slack + self.work_hz_s / unhurried_hz > self.room_s) & (cost > 0.0)
+            slack = np.where(is_on, np.sqrt(cost / self.airtime_weight), 0.0)
+        elasticity = np.where(is_on, 0.5, 0.0)
+        is_late = (slack + self.work_hz_s / unhurried_hz > self.room_s) & is_on
         if np.any(is_late):
             start = None if guess is None else guess[is_late]
             hurried = self._hurried(is_late, cost[is_late], unhurried_hz[is_late], start)

@@ -23,6 +23,8 @@ _LARGEST_STEP = 4.0
 """Of a logarithm in one step of Newton's method."""
 _CLOSE = 1e-8
 """Distance of log demand from log budget from which one more step is exact."""
+_ROUGH = 1e-4
+"""Residual of v at which a demand on the way is good enough: its error shrinks along with that of the prices."""
 _REACH = 100.0
 """How far bisection looks to either side, in logarithms."""
 _HALVINGS = 45
@@ -33,7 +35,9 @@ class Demand:
     """What devices ask for at prices; fields of shape (num_cells, num_devices).
 
     Attributes:
+        log_ratio: log(lambda/mu), shape (num_cells, 1).
         v: nats per symbol [1].
+        growth: d log v/d log(lambda/mu).
         airtime_s: t [s], 0 where nothing is sent.
         by_ratio: -d log w/d log(lambda/mu).
         by_second: -d log w/d second, which is also -d log p/d second.
@@ -42,7 +46,9 @@ class Demand:
         power: p/P [1].
     """
 
+    log_ratio: FloatArray
     v: FloatArray
+    growth: FloatArray
     airtime_s: FloatArray
     by_ratio: FloatArray
     by_second: FloatArray
@@ -69,11 +75,12 @@ DemandAt: TypeAlias = Callable[[FloatArray, FloatArray, Demand | None], Demand]
 
 def weighted_demand(devices: Devices) -> DemandAt:
     """Return the demand of devices that minimise their weighted cost; `second` is log mu."""
+    unhurried_hz = devices.unhurried_clock_hz()
 
     def demand_at(log_ratio: FloatArray, log_power_price: FloatArray, last: Demand | None) -> Demand:
-        v = efficiency(devices.gain * np.exp(log_ratio), None if last is None else last.v)
+        v = _followed(devices, log_ratio, last)
         cost = airtime_cost(devices, v, log_power_price)
-        airtime_s, elasticity = devices.airtime(cost, None if last is None else last.airtime_s)
+        airtime_s, elasticity = devices.airtime(cost, None if last is None else last.airtime_s, unhurried_hz)
         return _demand(devices, log_ratio, v, airtime_s, elasticity, is_priced=True)
 
     return demand_at
@@ -91,7 +98,7 @@ def timed_demand(devices: Devices, start_s: FloatArray, origin_s: FloatArray) ->
 
     def demand_at(log_ratio: FloatArray, log_slack: FloatArray, last: Demand | None) -> Demand:
         """Return the demand where all finish by origin + e^log_slack."""
-        v = efficiency(devices.gain * np.exp(log_ratio), None if last is None else last.v)
+        v = _followed(devices, log_ratio, last)
         slack_s = np.exp(log_slack)
         common_s = np.where(devices.payload_s > 0.0, origin_s - start_s + slack_s, np.inf)
         airtime_s = np.minimum(common_s, spare_s)
@@ -99,6 +106,14 @@ def timed_demand(devices: Devices, start_s: FloatArray, origin_s: FloatArray) ->
         return _demand(devices, log_ratio, v, airtime_s, elasticity, is_priced=False)
 
     return demand_at
+
+
+def _followed(devices: Devices, log_ratio: FloatArray, last: Demand | None) -> FloatArray:
+    """Return v at `log_ratio`, roughly if there is a last demand to go on from: along its slope, then corrected."""
+    target = devices.gain * np.exp(log_ratio)
+    if last is None:
+        return efficiency(target)
+    return efficiency(target, last.v * np.exp(last.growth * (log_ratio - last.log_ratio)), _ROUGH)
 
 
 def airtime_cost(devices: Devices, v: FloatArray, log_power_price: FloatArray) -> FloatArray:
@@ -116,24 +131,29 @@ def _demand(
     is_priced: bool,
 ) -> Demand:
     is_sending = devices.payload_s > 0.0
-    grown = np.exp(v)
-    by_v = devices.gain * np.exp(log_ratio) / (v * grown)  # d v/d log(lambda/mu)
-    bandwidth = np.where(is_sending, devices.payload_s / (np.where(is_sending, airtime_s, 1.0) * v), 0.0)
+    above = np.expm1(v)
+    grown = above + 1.0
+    growth = devices.gain * np.exp(log_ratio) / (v * v * grown)
+    bandwidth = np.where(is_sending, devices.payload_s / (airtime_s * v), 0.0)
     return Demand(
+        log_ratio=log_ratio,
         v=v,
+        growth=growth,
         airtime_s=np.where(is_sending, airtime_s, 0.0),
-        by_ratio=by_v * (1.0 / v + elasticity) if is_priced else by_v / v,
+        by_ratio=growth * (1.0 + v * elasticity) if is_priced else growth,
         by_second=elasticity,
-        per_watt=by_v * grown / np.expm1(v),
+        per_watt=growth * v * grown / above,
         bandwidth=bandwidth,
-        power=bandwidth * np.expm1(v) / devices.gain,
+        power=bandwidth * above / devices.gain,
     )
 
 
 def meet_budgets(
     demand_at: DemandAt, log_ratio: FloatArray, second: FloatArray, is_settled: BoolArray
-) -> tuple[FloatArray, FloatArray, BoolArray]:
-    """Return log(lambda/mu), second, each (num_cells, 1), and which cells Newton's method brought onto both budgets.
+) -> tuple[FloatArray, FloatArray, BoolArray, Demand | None]:
+    """Return log(lambda/mu), second, each (num_cells, 1), which cells Newton's method settled, and the last demand.
+
+    Prices and the v of all devices approach their ends together, so that one rough v per step is enough.
 
     Args:
         demand_at: the demand.
@@ -141,7 +161,8 @@ def meet_budgets(
         second: where to start, shape (num_cells, 1).
         is_settled: cells that need no search, shape (num_cells,).
     """
-    last, is_met = None, is_settled[:, np.newaxis].copy()
+    last: Demand | None = None
+    is_met = is_settled[:, np.newaxis].copy()
     with np.errstate(all="ignore"):  # a cell without an answer runs off; it is bisected afterwards
         for _ in range(_MAX_STEPS):
             last = demand_at(log_ratio, second, last)
@@ -151,7 +172,7 @@ def meet_budgets(
             is_met |= distance < _CLOSE
             if np.all(is_met | ~np.isfinite(log_ratio + second)):
                 break
-    return log_ratio, second, is_met[:, 0]
+    return log_ratio, second, is_met[:, 0], last
 
 
 def _newton_steps(demand: Demand) -> tuple[tuple[FloatArray, FloatArray], FloatArray]:
