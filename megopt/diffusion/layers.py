@@ -230,7 +230,8 @@ class LayerSplit:
 
     def _stack(self, latent: Shape, end: int) -> tuple[Shape, tuple[Shape, ...]]:
         """Return the shapes of hidden state and skips before layer `end`."""
-        hidden, skips = latent, ()
+        hidden = latent
+        skips: tuple[Shape, ...] = ()
         for name in self._names[:end]:
             hidden, skips = _layer_shapes(denoiser(self.pipeline), name, hidden, skips)
         return hidden, skips

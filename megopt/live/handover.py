@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from megopt.diffusion import codec, merging
 from megopt.diffusion.checkpoint import Checkpoint
+from megopt.diffusion.codec import Latent
 from megopt.errors import PayloadError
 from megopt.live.messages import EXACT_BITS, Decision
+from megopt.live.modes_runs import as_batch, region_of, with_noise, with_region
 from megopt.live.wire import Frame, Part, tensors_of, tensors_part
 from megopt.metering.image_codecs import ImageCodec
 
@@ -43,7 +45,7 @@ def checkpoint_parts(checkpoint: Checkpoint, decision: Decision, receiver_crc: i
     """
     if decision.codec_bits == EXACT_BITS:
         return (Part(name="run", encoding="checkpoint", payload=checkpoint.without_prompt().to_bytes()),)
-    parts = [_packed(name, tensor, decision) for name, tensor in _moving(checkpoint)]
+    parts = [_packed(name, one_image(tensor), decision) for name, tensor in _moving(checkpoint)]
     if schedule_crc(checkpoint) != receiver_crc:
         schedule = {name: tensor.detach().cpu().numpy() for name, tensor in _schedule(checkpoint).items()}
         parts.append(tensors_part("schedule", schedule))
@@ -51,10 +53,10 @@ def checkpoint_parts(checkpoint: Checkpoint, decision: Decision, receiver_crc: i
 
 
 def received_checkpoint(frame: Frame, begun: Checkpoint, step: int, decision: Decision) -> Checkpoint:
-    """Return the run that `frame` hands over.
+    """Return the run that `frame` hands over; in region split and layer split, one that knows what came of it.
 
     Args:
-        frame: holds the parts of `checkpoint_parts`.
+        frame: holds the parts of `checkpoint_parts`, or the one of `share_part`.
         begun: the receiver's own run of the same request, at any step.
         step: steps that the sender states.
         decision: what the sender applied.
@@ -65,21 +67,66 @@ def received_checkpoint(frame: Frame, begun: Checkpoint, step: int, decision: De
     if not 0 <= step <= begun.num_steps:
         message = f"hand-over at step {step}: expected 0 to {begun.num_steps}; the sender ran something else"
         raise PayloadError(message)
+    if decision.region is not None:
+        region = region_of(decision.region, begun.resolution_px, begun.latent_space.scale_factor)
+        known = received_share(frame, "region", (_shape_of(begun)[0], region.height, region.width), decision)
+        return with_region(begun, decision.region, region, as_batch(known, begun.latent))
+    if decision.layers is not None:
+        noise = received_share(frame, "noise", _shape_of(begun), decision)
+        return with_noise(begun, as_batch(noise, begun.latent), step)
     if decision.codec_bits == EXACT_BITS:
         return _exact(frame, begun, step)
     names = [part.name for part in frame.parts]
     num_past = sum(name.startswith("history.") for name in names)
-    history = tuple(_unpacked(frame, f"history.{index}", begun, decision) for index in range(num_past))
+    shape = _shape_of(begun)
+    history = tuple(
+        as_batch(_unpacked(frame, f"history.{index}", shape, decision), begun.latent) for index in range(num_past)
+    )
     schedule = _received_schedule(frame, begun) if "schedule" in names else _schedule(begun)
-    latent = _unpacked(frame, "latent", begun, decision)
     return replace(
         begun,
-        latent=latent,
+        latent=as_batch(_unpacked(frame, "latent", shape, decision), begun.latent),
         step=step,
         solver_history=history,
         timesteps=schedule["timesteps"],
         noise_levels=schedule["noise_levels"],
     )
+
+
+def share_part(name: str, values: Latent, decision: Decision) -> Part:
+    """Return a tensor that is no whole run as one part: a region, noise, or activations.
+
+    Args:
+        name: of the part.
+        values: shape (channels, height, width).
+        decision: says how it is merged and packed; at `EXACT_BITS` nothing is changed.
+    """
+    if decision.codec_bits == EXACT_BITS:
+        return tensors_part(name, {"values": values})
+    return _packed(name, values, decision)
+
+
+def received_share(frame: Frame, name: str, shape: tuple[int, int, int], decision: Decision) -> Latent:
+    """Return the tensor of a part of `share_part`, float32, shape `shape`.
+
+    Raises:
+        PayloadError: if the part is missing, damaged, of another size, or not finite.
+    """
+    if decision.codec_bits == EXACT_BITS:
+        values: Latent = tensors_of(frame.part(name), {"values": ("float32", shape)})["values"]
+    else:
+        values = _unpacked(frame, name, shape, decision)
+    if not np.isfinite(values).all():
+        message = f"{name}: some values are not finite; the sender's model failed, finish without it"
+        raise PayloadError(message)
+    return values
+
+
+def one_image(tensor: torch.Tensor) -> Latent:
+    """Return the values of a batch of one, float32, shape (channels, height, width)."""
+    assert len(tensor) == 1, "a hand-over is of one image"
+    values: Latent = tensor.detach().float().cpu().numpy()[0]
+    return values
 
 
 def image_part(image: Image, decision: Decision) -> Part:
@@ -138,19 +185,15 @@ def _moving(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
         yield f"history.{index}", past
 
 
-def _packed(name: str, tensor: torch.Tensor, decision: Decision) -> Part:
-    values = tensor.detach().float().cpu().numpy()
-    assert len(values) == 1, "a hand-over is of one image"
+def _packed(name: str, values: Latent, decision: Decision) -> Part:
     if decision.merge_ratio == 0.0:
-        return Part(name=name, encoding="latent", payload=codec.encode(values[0], decision.codec_bits))
-    merged = merging.merge(values[0], decision.merge_ratio)
+        return Part(name=name, encoding="latent", payload=codec.encode(values, decision.codec_bits))
+    merged = merging.merge(values, decision.merge_ratio)
     return Part(name=name, encoding="merged", payload=merging.encode(merged, decision.codec_bits))
 
 
-def _unpacked(frame: Frame, name: str, begun: Checkpoint, decision: Decision) -> torch.Tensor:
+def _unpacked(frame: Frame, name: str, shape: tuple[int, int, int], decision: Decision) -> Latent:
     part = frame.part(name)
-    _, channels, height, width = begun.latent.shape
-    shape = (channels, height, width)
     if decision.merge_ratio == 0.0:
         encoding, expected = "latent", codec.payload_bytes(shape, decision.codec_bits)
     else:
@@ -167,7 +210,12 @@ def _unpacked(frame: Frame, name: str, begun: Checkpoint, decision: Decision) ->
     if values.shape != shape:
         message = f"{name} of shape {values.shape}: expected {shape}; the sender ran something else"
         raise PayloadError(message)
-    return torch.from_numpy(values[np.newaxis].copy()).to(begun.latent)
+    return values
+
+
+def _shape_of(begun: Checkpoint) -> tuple[int, int, int]:
+    _, channels, height, width = begun.latent.shape
+    return channels, height, width
 
 
 def _received_schedule(frame: Frame, begun: Checkpoint) -> dict[str, torch.Tensor]:

@@ -5,19 +5,21 @@ Each is plain data on the wire (`megopt.live.wire`), and every value that comes 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from megopt.diffusion.codec import BITS
 from megopt.diffusion.pipelines import LatentSpace
-from megopt.errors import ConfigError, PayloadError
+from megopt.errors import PayloadError
+from megopt.live.modes_shares import SHARING_MODES, SR_KINDS, GroupShare, LayerShare, RegionShare
+from megopt.live.records import record_of, refuse
 from megopt.live.wire import PROTOCOL_VERSION, Frame
 
 EDGE_MODES = ("edge_only", "model_split", "step_split")
-MODES = (*EDGE_MODES, "device_only")
+"""Modes of which the edge needs to know no more than the decision's own numbers."""
+MODES = (*EDGE_MODES, *SHARING_MODES, "device_only")
 EXACT_BITS = 32
 """Bits per value of a hand-over that changes nothing."""
 CODEC_BITS = (*BITS, EXACT_BITS)
@@ -26,7 +28,6 @@ MAX_STEPS = 1000
 MAX_SIDE_PX = 4096
 MAX_PROMPT_CHARS = 2000
 MAX_DEADLINE_S = 3600.0
-Record = TypeVar("Record")
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -37,12 +38,17 @@ class Decision:
     Attributes:
         mode: one of `MODES`.
         num_steps: denoising steps N of the run.
-        split_step: steps of the edge: 0 for device only, N for edge only and model split, between for step split.
+        split_step: steps of the edge: 0 for device only, between 1 and N for step split and shared steps (common ones
+            included), N for all others.
         merge_ratio: share of the latent's tokens merged away [1].
         codec_bits: bits per value of the latent, one of `CODEC_BITS`.
         image_codec: format of an image made by the edge, one of `IMAGE_CODECS`.
         image_quality: setting of a lossy format, 1 to 100; 0 for the others.
         sr_scale: the image is made at 1/s of the side and enlarged by the device [1].
+        sr_kind: how it is enlarged, one of `SR_KINDS`.
+        region: what the edge makes; of region split, None for the others.
+        group: with whom steps are shared; of shared steps.
+        layers: what the edge runs; of layer split.
     """
 
     mode: str
@@ -53,16 +59,21 @@ class Decision:
     image_codec: str = "png"
     image_quality: int = 0
     sr_scale: int = 1
+    sr_kind: str = "light"
+    region: RegionShare | None = None
+    group: GroupShare | None = None
+    layers: LayerShare | None = None
 
     def __post_init__(self) -> None:
-        wanted = {"edge_only": self.num_steps, "model_split": self.num_steps, "device_only": 0}
+        wanted = dict.fromkeys(MODES, self.num_steps) | {"device_only": 0}
+        is_between = self.mode in ("step_split", "shared_steps")
         is_lossy = self.image_codec in ("jpeg", "webp")
         problems = {
             f"mode {self.mode!r}, not one of {', '.join(MODES)}": self.mode not in MODES,
             f"num_steps {self.num_steps}, not 1 to {MAX_STEPS}": not 1 <= self.num_steps <= MAX_STEPS,
-            f"split_step {self.split_step} of {self.num_steps} steps": self.split_step
-            != wanted.get(self.mode, self.split_step)
-            or (self.mode == "step_split" and not 1 <= self.split_step < self.num_steps),
+            f"split_step {self.split_step} of {self.num_steps} steps": not 1 <= self.split_step < self.num_steps
+            if is_between
+            else self.split_step != wanted.get(self.mode, self.split_step),
             f"merge_ratio {self.merge_ratio}, not 0 to 1": not 0.0 <= self.merge_ratio <= 1.0,
             f"codec_bits {self.codec_bits}, not one of {CODEC_BITS}": self.codec_bits not in CODEC_BITS,
             f"merging at {EXACT_BITS} bits, which sends every number": self.merge_ratio > 0.0
@@ -73,8 +84,30 @@ class Decision:
             <= self.image_quality
             <= is_lossy * 100,
             f"sr_scale {self.sr_scale}, not 1, 2 or 4": self.sr_scale not in (1, 2, 4),
+            f"sr_kind {self.sr_kind!r}, not one of {', '.join(SR_KINDS)}": self.sr_kind not in SR_KINDS,
         }
-        _refuse("decision", problems)
+        refuse("decision", problems | self._share_problems())
+
+    def _share_problems(self) -> dict[str, bool]:
+        """Return what could be wrong with region, group and layers, and whether it is."""
+        shares = {"region_split": self.region, "shared_steps": self.group, "layer_split": self.layers}
+        names = {"region_split": "region", "shared_steps": "group", "layer_split": "layers"}
+        problems = {
+            f"mode {self.mode} {'without' if mode == self.mode else 'with'} {names[mode]}": (share is None)
+            == (mode == self.mode)
+            for mode, share in shares.items()
+        }
+        if self.group is not None:
+            common = self.group.common_steps
+            problems[f"common_steps {common} of {self.split_step} steps at the edge"] = common > self.split_step
+        if self.region is not None:
+            problems[f"refine_steps {self.region.refine_steps} of {self.num_steps}"] = (
+                self.region.refine_steps > self.num_steps
+            )
+        problems["merging in layer split: noise has no similar tokens"] = (
+            self.layers is not None and self.merge_ratio > 0.0
+        )
+        return problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +144,8 @@ class Request:
 
     def __post_init__(self) -> None:
         texts = [text for text in (self.prompt, self.negative_prompt) if text is not None]
+        region = self.decision.region
+        outside = "" if region is None else region.outside(self.height_px, self.width_px)
         problems = {
             f"request_id {self.request_id[:40]!r}, not 32 hexadecimal digits": not _REQUEST_ID.fullmatch(
                 self.request_id
@@ -126,8 +161,9 @@ class Request:
             f"deadline_s {self.deadline_s}, not above 0 and up to {MAX_DEADLINE_S:g}": not 0.0
             < self.deadline_s
             <= MAX_DEADLINE_S,
+            outside: bool(outside),
         }
-        _refuse("request", problems)
+        refuse("request", problems)
 
     def frame(self) -> Frame:
         """Return the request as a frame."""
@@ -140,9 +176,8 @@ class Request:
         Raises:
             PayloadError: if it is none, or a value is of another type or outside its range.
         """
-        values = _checked(cls, frame.fields, "request", expected_kind="request", kind=frame.kind)
-        decision = _record(Decision, values.pop("decision"), "decision")
-        return _made(cls, {**values, "decision": decision})
+        _check_kind(frame, "request")
+        return record_of(cls, frame.fields, "request", _NESTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +209,8 @@ class Result:
         Raises:
             PayloadError: as `Request.of_frame`.
         """
-        kind = "checkpoint" if frame.kind == "checkpoint" else "result"
-        values = _checked(cls, frame.fields, "result", expected_kind=kind, kind=frame.kind)
-        decision = _record(Decision, values.pop("decision"), "decision")
-        return _made(cls, {**values, "decision": decision})
+        _check_kind(frame, "checkpoint" if frame.kind == "checkpoint" else "result")
+        return record_of(cls, frame.fields, "result", _NESTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +231,7 @@ class Capabilities:
         num_waiting: requests that wait or run.
         wait_s: estimate of the time before a new request begins [s].
         step_s: estimate of one denoising step [s]; 0 before the first.
+        layers: of its denoiser, in order, where it offers layer split.
     """
 
     protocol_version: int
@@ -213,6 +247,7 @@ class Capabilities:
     num_waiting: int
     wait_s: float
     step_s: float
+    layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         problems = {
@@ -221,7 +256,7 @@ class Capabilities:
             f"wait_s {self.wait_s} or step_s {self.step_s} below 0": self.wait_s < 0.0 or self.step_s < 0.0,
             f"num_waiting {self.num_waiting} below 0": self.num_waiting < 0,
         }
-        _refuse("capabilities", problems)
+        refuse("capabilities", problems)
 
     def plain(self) -> dict[str, Any]:
         """Return plain data, as in JSON."""
@@ -234,8 +269,7 @@ class Capabilities:
         Raises:
             PayloadError: as `Request.of_frame`.
         """
-        checked = _checked(cls, values, "capabilities")
-        return _made(cls, {**checked, "latent_space": _record(LatentSpace, checked["latent_space"], "latent space")})
+        return record_of(cls, values, "capabilities", _NESTED)
 
     def problems(self, decision: Decision, space: LatentSpace) -> list[str]:
         """Return what keeps this edge from carrying out `decision` for a device of latent space `space`."""
@@ -245,74 +279,18 @@ class Capabilities:
             f"{decision.num_steps} steps": decision.num_steps <= self.max_steps,
             f"image codec {decision.image_codec}": decision.image_codec in self.image_codecs,
         }
+        if decision.layers is not None:
+            offered |= {f"layer {name}": name in self.layers for name in (decision.layers.first, decision.layers.last)}
         missing = [f"it does not offer {name}" for name, is_offered in offered.items() if not is_offered]
         return missing + (self.latent_space.differences(space) if decision.mode != "edge_only" else [])
 
 
-_TYPES: Mapping[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "float": (float, int),
-    "str | None": (str, type(None)),
-    "tuple[str, ...]": (list,),
-    "tuple[int, ...]": (list,),
-    "Decision": (dict,),
-    "LatentSpace": (dict,),
+_NESTED: Mapping[str, type] = {
+    record.__name__: record for record in (Decision, LatentSpace, RegionShare, GroupShare, LayerShare)
 }
 
 
-def _refuse(where: str, problems: Mapping[str, bool]) -> None:
-    found = [problem for problem, is_there in problems.items() if is_there]
-    if found:
-        message = f"{where}: {'; '.join(found)}; change it"
-        raise ConfigError(message)
-
-
-def _checked(record: type, values: Any, where: str, *, expected_kind: str = "", kind: str = "") -> dict[str, Any]:
-    """Return the values of a record's fields, each of the field's type; whole numbers become floats where asked for."""
-    if kind != expected_kind:
-        message = f"frame of kind {kind!r}: expected {expected_kind}; both ends must run the same megopt"
+def _check_kind(frame: Frame, expected: str) -> None:
+    if frame.kind != expected:
+        message = f"frame of kind {frame.kind!r}: expected {expected}; both ends must run the same megopt"
         raise PayloadError(message)
-    stated = {field.name: str(field.type) for field in fields(record)}
-    if not isinstance(values, Mapping) or set(values) != set(stated):
-        message = f"{where}: expected exactly {', '.join(stated)}; both ends must run the same megopt"
-        raise PayloadError(message)
-    found = {}
-    for name, type_name in stated.items():
-        value, kinds = values[name], _TYPES[type_name]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds) or not _is_finite(value):
-            message = f"{where}: {name} is {str(value)[:60]!r}; expected {type_name}; the sender is no megopt encoder"
-            raise PayloadError(message)
-        found[name] = _converted(value, type_name, f"{where}: {name}")
-    return found
-
-
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _converted(value: Any, type_name: str, where: str) -> Any:
-    if type_name == "float":
-        try:
-            return float(value)
-        except OverflowError as error:
-            message = f"{where}: a number too large for a float; the sender is no megopt encoder"
-            raise PayloadError(message) from error
-    if not type_name.startswith("tuple"):
-        return value
-    kind = str if "str" in type_name else int
-    if not all(type(item) is kind for item in value):
-        message = f"{where}: expected a list of {kind.__name__}; the sender is no megopt encoder"
-        raise PayloadError(message)
-    return tuple(value)
-
-
-def _record(record: type[Record], values: Any, where: str) -> Record:
-    return _made(record, _checked(record, values, where))
-
-
-def _made(record: type[Record], values: dict[str, Any]) -> Record:
-    try:
-        return record(**values)
-    except ConfigError as error:
-        raise PayloadError(str(error)) from error

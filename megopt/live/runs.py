@@ -13,6 +13,7 @@ from megopt.diffusion.pipelines import Pipeline
 from megopt.diffusion.sampling import advance, decode, start
 from megopt.live.handover import Image
 from megopt.live.messages import Request
+from megopt.live.modes_runs import settled
 
 
 def begin(pipeline: Pipeline, request: Request) -> Checkpoint:
@@ -46,7 +47,10 @@ def conditioning(pipeline: Pipeline, checkpoint: Checkpoint) -> Conditioning:
 
 
 def steps(pipeline: Pipeline, checkpoint: Checkpoint, told: Conditioning, to_step: int) -> Iterator[Checkpoint]:
-    """Yield the run after every further step up to `to_step`."""
+    """Yield the run after every further step up to `to_step`; a run with a known region, when it is complete."""
+    before, checkpoint = checkpoint.step, settled(pipeline, checkpoint, told)
+    if checkpoint.step > before:
+        yield checkpoint
     while checkpoint.step < to_step:
         checkpoint = advance(pipeline, checkpoint, checkpoint.step + 1, told)
         yield checkpoint
@@ -54,7 +58,7 @@ def steps(pipeline: Pipeline, checkpoint: Checkpoint, told: Conditioning, to_ste
 
 def image(pipeline: Pipeline, checkpoint: Checkpoint) -> Image:
     """Return the image of a finished run of one prompt, uint8, shape (height, width, 3)."""
-    decoded: Image = decode(pipeline, checkpoint)[0]
+    decoded: Image = decode(pipeline, settled(pipeline, checkpoint))[0]
     return decoded
 
 
