@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from megopt.analysis import tradeoff_report as say
 from megopt.analysis.continuous_region_split import with_closed_form
 from megopt.analysis.curve_images import can_be_drawn, save_curve_images
+from megopt.analysis.fading_traces import sample_link
 from megopt.analysis.records import write_records
 from megopt.analysis.report import Report, shown_path
 from megopt.analysis.tradeoff import Sweep, tradeoff
@@ -18,15 +18,10 @@ from megopt.analysis.tradeoff_figure import save_tradeoff_figure
 from megopt.errors import ConfigError
 from megopt.files import write_atomically
 from megopt.problem import Limit, Problem
-from megopt.ranges import require_whole
 from megopt.schemes.action_table import ActionTable
 from megopt.schemes.scheme import compile_all
 from megopt.solvers import exhaustive
-from megopt.system.link import LinkState
 from megopt.tables.profile import Profile
-
-MAX_SLOTS = 20_000_000
-"""Fading slots of one run; more do not fit the memory of a small machine."""
 
 
 def run(config: DictConfig, output_dir: Path) -> Report:
@@ -34,7 +29,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     profile: Profile = instantiate(config.profile)
     schemes = list(instantiate(config.get("scheme", {}), _convert_="all").values())
     table, notes = compile_all(schemes, profile)
-    link = fading_traces(config)
+    link = sample_link(config)
     problem, sweep = problem_of(config.problem, profile, table)
     left_out = {scheme.name for scheme in schemes} - set(table.scheme)
     policies = {
@@ -42,7 +37,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         for name, factory in instantiate(config.get("policy", {})).items()
         if factory.keywords.get("scheme") not in left_out
     }
-    found = tradeoff(table, link, problem, sweep, policies, config.num_traces)
+    found = tradeoff(table, link, problem, sweep, policies, config.num_traces, with_long_run=config.long_run)
     found, closed_form = with_closed_form(found, profile, schemes, link)
     files = [
         write_records(found.records, output_dir / "records.parquet"),
@@ -58,26 +53,15 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     return Report(
         summary={**say.summary(found, profile, sweep, nearest, files), "closed_form": closed_form},
         headline=say.headline(found, sweep),
-        tables=[say.curve_table(found, sweep), say.solver_table(found, sweep), *say.closed_form_tables(closed_form)],
-        lines=[*(f"note: {note}" for note in [*notes, *say.notes(found)]), *(f"wrote {shown_path(p)}" for p in files)],
+        tables=[*say.tables(found, sweep), *say.closed_form_tables(closed_form)],
+        lines=[
+            *say.knee_lines(found, sweep),
+            *(f"note: {note}" for note in [*notes, *say.notes(found)]),
+            *(f"wrote {shown_path(p)}" for p in files),
+        ],
         complaints=complaints,
         exit_code=2 if complaints else 0,
     )
-
-
-def fading_traces(config: DictConfig) -> LinkState:
-    """Return the link that each request meets, trace after trace; every trace is a new device and has its own seed."""
-    require_whole("tradeoff", 1, num_requests=config.num_requests, num_traces=config.num_traces)
-    require_whole("tradeoff", 1, num_blocks=config.num_blocks)
-    require_whole("tradeoff", 0, seed=config.seed)
-    if (num := config.num_traces * config.num_requests * config.num_blocks) > MAX_SLOTS:
-        message = f"num_traces x num_requests x num_blocks = {num:,}; expected at most {MAX_SLOTS:,}; lower one of them"
-        raise ConfigError(message)
-    channel, num_slots = instantiate(config.channel, _convert_="all"), config.num_requests * config.num_blocks
-    seeds = np.random.SeedSequence(config.seed).spawn(config.num_traces)
-    paths = [channel.sample_snr(np.random.default_rng(seed), num_slots)[:, 0] for seed in seeds]
-    state: LinkState = instantiate(config.link).state(np.concatenate(paths).reshape(-1, config.num_blocks))
-    return state
 
 
 def problem_of(config: DictConfig, profile: Profile, table: ActionTable) -> tuple[Problem, Sweep]:

@@ -19,6 +19,9 @@ from megopt.analysis.records import RECORD, read_records, write_records
 from megopt.analysis.report import Report, rich_table
 from megopt.analysis.rollout import rollout, summarise
 from megopt.analysis.tradeoff import Sweep, Tradeoff, tradeoff
+from megopt.analysis.tradeoff_figure import plot_long_run, save_tradeoff_figure
+from megopt.analysis.tradeoff_knee import LONG_RUN, curve_knees
+from megopt.analysis.tradeoff_report import summary, tables
 from megopt.errors import ConfigError, ProblemError, SchemeError
 from megopt.files import write_atomically
 from megopt.policies.fixed import Fixed
@@ -262,6 +265,49 @@ def test_the_same_records_give_the_same_figure(tmp_path: Path) -> None:
             return plots.save_figure(ax, tmp_path / name)[0].read_bytes()
 
     assert draw("first") == draw("second")
+
+
+SWEEP = Sweep(quantity="energy_j", num_points=12)
+
+
+@cache
+def found_long_run() -> Tradeoff:
+    return tradeoff(a100_table(), trace(), Problem(), SWEEP, {"optimal": Optimal}, with_long_run=True)
+
+
+def test_long_run_limits_cost_no_more_than_the_same_limits_for_each_request() -> None:
+    result = found_long_run()
+    curve = result.long_run
+    assert curve is not None
+    assert found().long_run is None
+    np.testing.assert_array_equal(curve.limits, result.limits)
+    each = np.array([solution.value for solution in result.solutions])
+    served = np.array([solution.is_feasible.all() for solution in result.solutions])
+    assert np.all(curve.means[served] <= each[served] + 1e-9)
+    assert curve.gap < 1e-8
+
+
+def test_the_knee_is_a_point_of_the_curve_and_stands_in_the_report() -> None:
+    result, profile = found_long_run(), load_profile("a100__snapdragon8gen3__sdxl")
+    knees = curve_knees(result, SWEEP)
+    assert [knee.policy for knee in knees] == ["optimal", LONG_RUN]
+    point = result.curve[result.curve["limit"] == knees[0].limit].iloc[0]
+    assert (knees[0].limited, knees[0].objective) == (point["energy_j"], point["latency_s"])
+    assert all(0.0 < knee.bulge < 1.0 for knee in knees)
+    answer = summary(result, profile, SWEEP, "", [])
+    assert answer["knees"][0]["limit"] == knees[0].limit
+    assert [item["bound"] for item in answer["long_run"]["points"]] == result.long_run.bounds.tolist()
+    marked = next(column for column in tables(result, SWEEP)[0].columns if column.header == "knee")
+    assert list(marked.cells).count("knee") == 1
+
+
+def test_the_figure_shows_the_knee_and_the_long_run_optimum(tmp_path: Path) -> None:
+    result = found_long_run()
+    files = save_tradeoff_figure(result, load_profile("a100__snapdragon8gen3__sdxl"), SWEEP, tmp_path / "tradeoff")
+    assert [path.suffix for path in files] == [".pdf", ".png"]
+    with plots.paper_style():
+        ax = plot_long_run(result.long_run, plots.new_panels()[0])
+    assert ax.get_legend_handles_labels()[1] == [LONG_RUN]
 
 
 def test_report_is_strict_json() -> None:

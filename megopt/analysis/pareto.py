@@ -1,4 +1,8 @@
-"""Non-dominated points and hypervolume; the sets are computed by moocore, a library kept by the field's own people."""
+"""Non-dominated points and hypervolume; the sets are computed by moocore, a library kept by the field's own people.
+
+A convex set that is given by half-spaces, as the surface of long-run means, has its own hypervolume: the volume of a
+polytope, not of a union of boxes.
+"""
 
 from __future__ import annotations
 
@@ -42,3 +46,30 @@ def hypervolume(points: FloatArray, reference: FloatArray) -> float:
 
     inside = points[np.isfinite(points).all(axis=1)]
     return float(moocore.hypervolume(inside, ref=reference)) if len(inside) else 0.0
+
+
+def convex_hypervolume(normals: FloatArray, offsets: FloatArray, reference: FloatArray) -> float:
+    """Return the volume of {z >= 0: normals z >= offsets, z <= reference}, every column minimised and 0 at its best.
+
+    Args:
+        normals: shape (num_facets, num_objectives), >= 0, with sum 1 in each row.
+        offsets: shape (num_facets,).
+        reference: shape (num_objectives,), > 0.
+
+    Raises:
+        ProblemError: if the shapes do not fit.
+    """
+    num = len(reference)
+    if normals.ndim != 2 or normals.shape != (len(offsets), num):
+        shapes = f"normals {normals.shape}, offsets {offsets.shape}, reference {reference.shape}"
+        message = f"hypervolume: {shapes}; expected (n, m), (n,) and (m,)"
+        raise ProblemError(message)
+    from scipy.spatial import ConvexHull, HalfspaceIntersection
+
+    room = float(np.min(normals @ reference - offsets, initial=float(np.min(reference))))
+    if room <= 0.0:
+        return 0.0
+    sides = [np.column_stack([-normals, offsets]), np.column_stack([-np.eye(num), np.zeros(num)])]
+    above = np.column_stack([np.eye(num), -reference])
+    corners = HalfspaceIntersection(np.concatenate([*sides, above]), reference - 0.5 * room).intersections
+    return float(ConvexHull(corners).volume)

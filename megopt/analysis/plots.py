@@ -80,7 +80,7 @@ def plot_tradeoff(curve: pd.DataFrame, x: str, y: str = "latency_s", ax: Axes | 
         color, marker = COLORS[(i + len(swept)) % len(COLORS)], MARKERS[(i + 3) % len(MARKERS)]
         ax.plot(points[x], points[y], marker, color=color, label=_named(name, points), ms=6, mec="black", mew=0.5)
     for axis, column in ((ax.xaxis, x), (ax.yaxis, y)):
-        _scale(axis, drawn[column].to_numpy(dtype=float))
+        scale_axis(axis, drawn[column].to_numpy(dtype=float))
     ax.set_xlabel(mean_label(x))
     ax.set_ylabel(mean_label(y))
     return ax
@@ -143,7 +143,7 @@ def plot_time_parts(records: pd.DataFrame, policy: str, ax: Axes | None = None) 
     quantity = str(chosen["limit_quantity"].iloc[0]) if len(chosen) else ""
     ax.set_xlabel(f"Limit on {LABELS.get(quantity, quantity)[0].lower() + LABELS.get(quantity, quantity)[1:]}")
     ax.set_ylabel(f"Mean time of the {_shown(policy)} policy [s]")
-    _scale(ax.xaxis, means.index.to_numpy(dtype=float))
+    scale_axis(ax.xaxis, means.index.to_numpy(dtype=float))
     ax.set_ylim(0, 1.15 * means.sum(axis=1).max() if len(means) else 1.0)
     ax.legend(loc="upper right", ncols=4, columnspacing=1.0, frameon=True, framealpha=0.85, edgecolor="none")
     return ax
@@ -154,7 +154,7 @@ def _shown(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _scale(axis: Axis, values: FloatArray) -> None:
+def scale_axis(axis: Axis, values: FloatArray) -> None:
     """Choose a logarithmic axis where positive values span more than a factor of five; write plain numbers on it."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 

@@ -15,7 +15,8 @@ from megopt.policies.base import Policy
 from megopt.problem import Problem, affine_cost
 from megopt.ranges import require_whole, require_within
 from megopt.schemes.action_table import ActionTable
-from megopt.solvers import exhaustive
+from megopt.solvers import average_limits_sweep, exhaustive, exhaustive_sweep
+from megopt.solvers.average_limits_sweep import LongRunCurve
 from megopt.solvers.solution import Solution, Status
 from megopt.system.link import LinkState
 from megopt.system.outcome import COST_QUANTITIES
@@ -80,6 +81,8 @@ class Tradeoff:
         limits: swept limits, shape (num_limits,).
         problems: the problem at each limit.
         notes: what was left out and why.
+        long_run: the optimum where the swept limit holds for the mean alone, with its certified bound; None where it
+            was not asked for.
     """
 
     records: pd.DataFrame
@@ -88,6 +91,7 @@ class Tradeoff:
     limits: FloatArray
     problems: Sequence[Problem]
     notes: Sequence[str]
+    long_run: LongRunCurve | None = None
 
     @property
     def metric(self) -> str:
@@ -107,6 +111,8 @@ def tradeoff(
     sweep: Sweep,
     policies: Mapping[str, PolicyFactory],
     num_traces: int = 1,
+    *,
+    with_long_run: bool = False,
 ) -> Tradeoff:
     """Return records, curve and solutions of a limit sweep.
 
@@ -118,6 +124,7 @@ def tradeoff(
         sweep: the swept limit.
         policies: factories by name. A policy that ignores the limit is rolled out once.
         num_traces: independent traces in `link`; intervals are over their means.
+        with_long_run: whether to solve the sweep with all limits on means as well.
 
     Raises:
         ConfigError: if `problem` limits the swept quantity as well.
@@ -125,6 +132,35 @@ def tradeoff(
     """
     import pandas as pd
 
+    _require_sense(problem, sweep, policies)
+    limits = sweep.limits(table, link, problem)
+    problems = [problem.with_limit(sweep.quantity, float(bound)) for bound in limits]
+    parts, notes = [], []
+    for name, factory in policies.items():
+        try:
+            runs = [(p, factory(table=table, problem=p)) for p in (problems if reads_limits(factory) else [problem])]
+        except NotOfferedError as error:
+            notes.append(f"policy {name} left out: {error}")
+            continue
+        parts += [rollout(policy, name, table, link, p, sweep.quantity) for p, policy in runs]
+    if not parts:
+        message = f"no policy fits profile {table.profile}: {'; '.join(notes)}"
+        raise NotOfferedError(message)
+    records = pd.concat(parts, ignore_index=True)
+    records["trace"] = records["request"] // (len(link.snr) // num_traces)
+    return Tradeoff(
+        records=records,
+        curve=summarise(records),
+        solutions=_solved_twice(table, link, problem, sweep.quantity, limits),
+        limits=limits,
+        problems=problems,
+        notes=notes,
+        long_run=average_limits_sweep.sweep(table, link, problem, sweep.quantity, limits) if with_long_run else None,
+    )
+
+
+def _require_sense(problem: Problem, sweep: Sweep, policies: Mapping[str, PolicyFactory]) -> None:
+    """Raise ConfigError where problem, sweep and policies do not fit together."""
     if sweep.quantity in {limit.quantity for limit in problem.limits}:
         message = (
             f"problem.limits.{sweep.quantity} is set and the same quantity is swept; keep one: name the values in "
@@ -140,33 +176,18 @@ def tradeoff(
     if not policies:
         message = "no policy was named; choose with policy=[optimal,model_split]"
         raise ConfigError(message)
-    limits = sweep.limits(table, link, problem)
-    problems = [problem.with_limit(sweep.quantity, float(bound)) for bound in limits]
-    parts, notes = [], []
-    for name, factory in policies.items():
-        try:
-            runs = [(p, factory(table=table, problem=p)) for p in (problems if _adapts(factory) else [problem])]
-        except NotOfferedError as error:
-            notes.append(f"policy {name} left out: {error}")
-            continue
-        parts += [rollout(policy, name, table, link, p, sweep.quantity) for p, policy in runs]
-    if not parts:
-        message = f"no policy fits profile {table.profile}: {'; '.join(notes)}"
-        raise NotOfferedError(message)
-    records = pd.concat(parts, ignore_index=True)
-    records["trace"] = records["request"] // (len(link.snr) // num_traces)
-    solutions = [_solved_twice(table, link, p) for p in problems]
-    return Tradeoff(
-        records=records, curve=summarise(records), solutions=solutions, limits=limits, problems=problems, notes=notes
-    )
 
 
-def _solved_twice(table: ActionTable, link: LinkState, problem: Problem) -> Solution:
-    """Return the answer of the fast path, bounded by the brute force's: two algorithms that share no shortcut."""
-    solution = exhaustive.solve(table, link, problem)
-    return replace(solution, bounds=exhaustive.solve_by_brute_force(table, link, problem).values)
+def _solved_twice(
+    table: ActionTable, link: LinkState, problem: Problem, quantity: str, limits: FloatArray
+) -> list[Solution]:
+    """Return the answers of the warm fast path, bounded by the brute force's: two algorithms that share no shortcut."""
+    found = exhaustive_sweep.sweep(table, link, problem, quantity, limits).solutions
+    problems = (problem.with_limit(quantity, float(bound)) for bound in limits)
+    checks = (exhaustive.solve_by_brute_force(table, link, each) for each in problems)
+    return [replace(solution, bounds=check.values) for solution, check in zip(found, checks, strict=True)]
 
 
-def _adapts(factory: PolicyFactory) -> bool:
+def reads_limits(factory: PolicyFactory) -> bool:
     """Return whether a policy reads the limits; fixed ones do not and are rolled out once."""
     return bool(getattr(getattr(factory, "func", factory), "reads_limits", True))
