@@ -46,15 +46,11 @@ Versions: v0, first.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from gymnasium import spaces
 from gymnasium.error import ResetNeeded
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
@@ -63,106 +59,45 @@ from megopt.envs.cell_actions import CellActions
 from megopt.envs.cell_dynamics import CELL_FIELDS, DEVICE_FIELDS, CellParams, CellTransition
 from megopt.envs.cells import Cells, CellsStep
 from megopt.envs.dynamics import legal_rows
-from megopt.envs.request import RequestEnv, RequestVectorEnv
-from megopt.envs.scenarios import CELL_SCENARIOS, params_of
+from megopt.envs.row_view import RowView
+from megopt.envs.scenarios import CELL_SCENARIOS, Scenarios
+from megopt.envs.shell import Info, Observations, VectorShell
 from megopt.errors import ConfigError
-from megopt.ranges import require_within
-from megopt.system.link import LinkState
 from megopt.system.outcome import Outcome
 
-Observations = NDArray[np.float32]
-Info = dict[str, Any]
 
-
-class CellVectorEnv(RequestVectorEnv):
+class CellVectorEnv(VectorShell[Cells, cell_rendering.CellMoment]):
     """`num_envs` cells, each with one slot per step; see the module for spaces, reward, costs and info.
 
-    What a cell meets depends on the seed, its index and its own actions; no neighbour's reset changes it.
+    What a cell meets depends on the seed, its index and its own actions; no neighbour's reset changes it. The keywords
+    are those of `VectorShell`, with the scenario "cell".
     """
 
     params: CellParams
-    actions: CellActions  # type: ignore[assignment]  # a joint action in place of one device's
-    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": ["rgb_array"],
-        "render_fps": 4,
-        "autoreset_mode": AutoresetMode.SAME_STEP,
-    }
+    actions: CellActions
+    scenarios: ClassVar[Scenarios] = CELL_SCENARIOS
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        *,
-        params: CellParams | None = None,
-        scenario: str = "cell",
-        actions: str = "discrete",
-        bad_actions: str = "raise",
-        render_mode: str | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
-        **settings: Any,
-    ) -> None:
-        """Build spaces and tables; nothing is drawn before `reset`.
-
-        Args:
-            num_envs: cells.
-            params: all parameters; in place of `scenario` and its settings.
-            scenario: a name of `megopt.envs.scenarios.CELL_SCENARIOS`.
-            actions: "discrete", "multi_discrete" or "box".
-            bad_actions: "raise", or "clip" to move actions out of range and masked rows to the nearest legal ones.
-            render_mode: "rgb_array" or None.
-            autoreset_mode: SAME_STEP, or DISABLED to be reset by hand.
-            **settings: keywords of the scenario's function: num_devices, slot_s, arrivals, allocation, profile, ...
-
-        Raises:
-            ConfigError: for a word or a number that is not one of these.
-        """
-        require_within("environment", 1, 1e9, num_envs=num_envs)
-        self._check_words(params, settings, render_mode, AutoresetMode(autoreset_mode))
-        chosen = params or params_of(scenario, settings, CELL_SCENARIOS)
-        if not isinstance(chosen, CellParams):
+    def _spaces(self, kind: str, bad_actions: str) -> tuple[CellActions, int]:
+        params: object = self.params
+        if not isinstance(params, CellParams):
             message = (
-                f"environment: params are {type(chosen).__name__}; expected CellParams; make them by scenarios.cell"
+                f"environment: params are {type(params).__name__}; expected CellParams; make them by scenarios.cell"
             )
             raise ConfigError(message)
-        self.params = chosen
-        self.num_envs = int(num_envs)
-        self.render_mode = render_mode
-        self.metadata = {**type(self).metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}  # type: ignore[misc]
-        self.actions = CellActions.of(
-            chosen.table,
-            chosen.is_offered,
-            actions,
+        self._rows: IntArray = np.zeros(self.num_envs * params.num_devices, dtype=np.int64)
+        has_weights = params.allocation == "chosen"
+        actions = CellActions.of(
+            params.table,
+            params.is_offered,
+            kind,
             bad_actions,
-            num_devices=chosen.num_devices,
-            has_weights=chosen.allocation == "chosen",
+            num_devices=params.num_devices,
+            has_weights=has_weights,
         )
-        num_fields = len(DEVICE_FIELDS) * chosen.num_devices + len(CELL_FIELDS)
-        self.single_observation_space = spaces.Box(-1.0, 1.0, (num_fields,), dtype=np.float32)
-        self.single_action_space = self.actions.space
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._always = np.broadcast_to(True, self.num_envs)
-        self._is_all_offered = bool(np.all(chosen.is_offered))
-        self._cells: Cells | None = None
-        self._moments: deque[cell_rendering.CellMoment] = deque(maxlen=cell_rendering.MOMENTS)
-        self._rows: IntArray = np.zeros(self.num_envs * chosen.num_devices, dtype=np.int64)
+        return actions, len(DEVICE_FIELDS) * params.num_devices + len(CELL_FIELDS)
 
-    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observations, Info]:
-        """Begin new episodes; with a seed, all randomness begins anew as well.
-
-        Args:
-            seed: seed of everything that is drawn.
-            options: {"reset_mask": shape (num_envs,), bool} resets these cells only.
-
-        Returns:
-            Observations, shape (num_envs, 5 K + 3), and info with the action mask.
-        """
-        VectorEnv.reset(self, seed=seed)
-        if seed is not None or self._cells is None:
-            self._cells = Cells(self.params, self.num_envs, int(self.np_random.integers(2**63)))
-        else:
-            self._cells.reset(self._reset_mask(options))
-        self._moments.clear()
-        return self._cells.observe(), self._info({})
+    def _begin(self, seed: int) -> Cells:
+        return Cells(self.params, self.num_envs, seed)
 
     def step(self, actions: Any) -> tuple[Observations, FloatArray, BoolArray, BoolArray, Info]:
         """Decide the waiting requests of all cells.
@@ -177,13 +112,13 @@ class CellVectorEnv(RequestVectorEnv):
             ActionError: naming the first device whose action cannot be taken.
             ResetNeeded: before the first reset, or after the end of an episode where autoreset is disabled.
         """
-        cells = self._ready_cells()
+        cells = self._ready()
         rows, weights = self.actions.rows(actions, self.num_envs)
         self._rows = rows = self._legal_rows(rows, cells)
         step = cells.step(rows, weights, is_autoreset=self._is_autoreset)
         latest = self._latest()
         if self.render_mode is not None:
-            self._moments.append(self._moment(latest, step))
+            self._history.append(self._moment(latest, step))
         columns = {
             "costs": step.costs,
             "cost": step.cost,
@@ -191,28 +126,14 @@ class CellVectorEnv(RequestVectorEnv):
             "num_lost": step.num_lost,
             "row": self._by_cell(np.where(latest.is_decided, rows, -1)),
         }
-        info = self._info(columns if step.num_late is None else columns | {"num_late": step.num_late})
-        if step.ended is not None:
-            info |= self._final_info(step.ended, step.is_done, info)  # type: ignore[arg-type]  # same two fields
+        if step.num_late is not None:
+            columns["num_late"] = step.num_late
+        info = self._info(columns, step.ended, step.is_done)
         return step.observation, step.reward, np.zeros(self.num_envs, dtype=bool), step.is_done, info
 
     def _by_cell(self, column: NDArray[Any]) -> NDArray[Any]:
         """Return a column of devices as (num_envs, num_devices)."""
         return column.reshape(self.num_envs, self.params.num_devices, *column.shape[1:])
-
-    def _ready_cells(self) -> Cells:
-        """Return the cells, all of them in an episode."""
-        cells = self._begun()
-        if not self._is_autoreset and np.any(cells.is_over):
-            message = f"step after the end of an episode in environment {np.argmax(cells.is_over)}; call reset first"
-            raise ResetNeeded(message)
-        return cells
-
-    def _begun(self) -> Cells:
-        if self._cells is None:
-            message = "no cells before reset; call reset first"
-            raise ResetNeeded(message)
-        return self._cells
 
     def _latest(self) -> CellTransition:
         latest = self._begun().latest
@@ -223,7 +144,7 @@ class CellVectorEnv(RequestVectorEnv):
 
     def _legal_rows(self, rows: IntArray, cells: Cells) -> IntArray:
         """Return `rows` after the check against masked rows and dead links."""
-        if self._is_all_offered and not self.params.can_die:
+        if self._is_all_legal:
             return rows
         legal = legal_rows(self.params, cells.state.link)
         return self.actions.of_device.legal(rows, legal, cells.state.waiting.num_waiting > 0)
@@ -240,10 +161,6 @@ class CellVectorEnv(RequestVectorEnv):
     def has_request(self) -> BoolArray:
         """Return which devices decide a request in the next step, shape (num_envs, num_devices)."""
         return np.asarray(self._by_cell(self._begun().state.waiting.num_waiting > 0))
-
-    def link_state(self) -> LinkState:
-        """Return the link of each device alone in the band, fields of shape (num_envs x num_devices,)."""
-        return self._begun().state.link
 
     def outcome(self) -> Outcome:
         """Return what the latest requests cost and gave; fields (num_envs, num_devices), NaN where none was decided.
@@ -275,26 +192,14 @@ class CellVectorEnv(RequestVectorEnv):
             costs=step.costs,
         )
 
-    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """Return one RGB frame per environment, shape (height, width, 3); None without a render mode."""
-        if self.render_mode is None:
-            return None
-        return tuple(cell_rendering.frame(self.params, list(self._moments), env) for env in range(self.num_envs))
+    def _frame(self, env: int) -> NDArray[np.uint8]:
+        return cell_rendering.frame(self.params, list(self._history), env)
 
 
-class CellEnv(RequestEnv):
+class CellEnv(RowView[CellVectorEnv]):
     """One cell of a `CellVectorEnv`; see the module for spaces, reward, costs and info."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 4}  # type: ignore[misc]
-
-    def __init__(self, render_mode: str | None = None, **settings: Any) -> None:
-        """Build the cell; keywords are those of `CellVectorEnv`, without num_envs and autoreset_mode."""
-        self.vector: CellVectorEnv = CellVectorEnv(
-            1, render_mode=render_mode, autoreset_mode=AutoresetMode.DISABLED, **settings
-        )
-        self.render_mode = render_mode
-        self.observation_space = self.vector.single_observation_space
-        self.action_space = self.vector.single_action_space
+    vector_type = CellVectorEnv
 
     @property
     def params(self) -> CellParams:

@@ -27,7 +27,7 @@ from megopt.arrays import BoolArray, FloatArray, IntArray
 from megopt.envs.arrivals import Arrivals, Poisson, Waiting
 from megopt.envs.band import check_allocation
 from megopt.envs.batching import BatchCurve
-from megopt.envs.dynamics import SNR_RANGE_DB, EnvParams
+from megopt.envs.dynamics import SNR_RANGE_DB, EnvParams, link_where
 from megopt.envs.queueing import LAST_RANK, Demand, Service, serve
 from megopt.errors import ConfigError
 from megopt.ranges import require_whole, require_within
@@ -117,11 +117,9 @@ class CellState:
         if np.all(is_fresh):
             return fresh
         of_device = np.repeat(is_fresh, len(self.device_busy_s) // len(is_fresh))
-        old, new = self.link, fresh.link
-        links = ("snr", "downlink_s_per_bit", "uplink_s_per_bit")
         return CellState(
             channel=self.channel.where(of_device, fresh.channel),
-            link=replace(old, **{name: np.where(of_device, getattr(new, name), getattr(old, name)) for name in links}),
+            link=link_where(of_device, fresh.link, self.link),
             waiting=self.waiting.where(of_device, fresh.waiting),
             device_busy_s=np.where(of_device, fresh.device_busy_s, self.device_busy_s),
             previous_latency_s=np.where(of_device, fresh.previous_latency_s, self.previous_latency_s),

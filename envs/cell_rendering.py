@@ -6,21 +6,17 @@ Drawn with Pillow, as that of `megopt.envs.rendering`; one bar is one slot, the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from megopt.arrays import FloatArray
 from megopt.envs.cell_dynamics import CellParams
+from megopt.envs.rendering import HEIGHT_PX, INK, MOMENTS, PAPER, WIDTH_PX, font
 from megopt.problem import ceilings
 
-MOMENTS = 64
-"""Slots that a frame looks back on."""
-WIDTH_PX, HEIGHT_PX = 800, 448
 _LEFT, _RIGHT, _TOP = 16, 784, 44
-_INK, _PAPER = (34, 34, 34), (255, 255, 255)
 _COLORS = {"waiting": (86, 180, 233), "edge": (0, 114, 178), "band": (230, 159, 0)}
 _KEPT, _BROKEN = (0, 158, 115), (213, 94, 0)
 
@@ -52,10 +48,10 @@ def frame(params: CellParams, history: list[CellMoment], env: int) -> NDArray[np
         history: the latest slots, oldest first, at most `MOMENTS`.
         env: which cell.
     """
-    image = Image.new("RGB", (WIDTH_PX, HEIGHT_PX), _PAPER)
+    image = Image.new("RGB", (WIDTH_PX, HEIGHT_PX), PAPER)
     draw = ImageDraw.Draw(image)
     title = f"megopt/Cell-v0   {params.table.profile}   {params.num_devices} devices, slots of {params.slot_s:g} s"
-    draw.text((_LEFT, 12), title, _INK, _font(16))
+    draw.text((_LEFT, 12), title, INK, font(16))
     waiting, edge_s, band_s, count = (
         np.array([float(getattr(moment, name)[env]) for moment in history])
         for name in ("num_waiting", "edge_busy_s", "band_busy_s", "num_requests")
@@ -73,7 +69,7 @@ def frame(params: CellParams, history: list[CellMoment], env: int) -> NDArray[np
     height = (HEIGHT_PX - _TOP) // len(strips)
     for i, (text, values, most, color) in enumerate(strips):
         top = _TOP + i * height
-        draw.text((_LEFT, top), text, color, _font(14))
+        draw.text((_LEFT, top), text, color, font(14))
         _draw_bars(draw, (top + 20, top + height - 8), values, most, color)
     return np.asarray(image)
 
@@ -99,9 +95,4 @@ def _draw_bars(
         ends_px = sorted((height(0.0), height(float(value))))
         draw.rectangle((left, ends_px[0], left + width - 2, ends_px[1]), color)
     if np.isfinite(most):
-        draw.line((_LEFT, height(most), _RIGHT, height(most)), _INK, 1)
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+        draw.line((_LEFT, height(most), _RIGHT, height(most)), INK, 1)

@@ -160,20 +160,24 @@ class EnvState:
         """Return `fresh` in the rows where `is_fresh` (num_envs,) and this state in the others."""
         if np.all(is_fresh):
             return fresh
-        old, new = self.link, fresh.link
         return EnvState(
             channel=self.channel.where(is_fresh, fresh.channel),
-            link=replace(
-                old,
-                snr=np.where(is_fresh, new.snr, old.snr),
-                downlink_s_per_bit=np.where(is_fresh, new.downlink_s_per_bit, old.downlink_s_per_bit),
-                uplink_s_per_bit=np.where(is_fresh, new.uplink_s_per_bit, old.uplink_s_per_bit),
-            ),
+            link=link_where(is_fresh, fresh.link, self.link),
             previous_airtime_s=np.where(is_fresh, fresh.previous_airtime_s, self.previous_airtime_s),
             previous_latency_s=np.where(is_fresh, fresh.previous_latency_s, self.previous_latency_s),
             previous_energy_j=np.where(is_fresh, fresh.previous_energy_j, self.previous_energy_j),
             battery_j=np.where(is_fresh, fresh.battery_j, self.battery_j),
         )
+
+
+def link_where(is_fresh: BoolArray, fresh: LinkState, old: LinkState) -> LinkState:
+    """Return the link `fresh` where `is_fresh` and `old` elsewhere; all of shape (num_devices,)."""
+    return replace(
+        old,
+        snr=np.where(is_fresh, fresh.snr, old.snr),
+        downlink_s_per_bit=np.where(is_fresh, fresh.downlink_s_per_bit, old.downlink_s_per_bit),
+        uplink_s_per_bit=np.where(is_fresh, fresh.uplink_s_per_bit, old.uplink_s_per_bit),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,12 +19,12 @@ from megopt.system.outcome import Outcome
 from megopt.units import db_from_linear
 
 MOMENTS = 64
-"""Requests that a frame can look back on."""
+"""Steps that a frame can look back on."""
 WIDTH_PX, HEIGHT_PX = 800, 448
 SHOWN_REQUESTS = 8
 LANES = ("edge", "link", "device")
 _LEFT, _RIGHT, _TOP, _LANE_PX = 76, 780, 56, 46
-_INK, _FAINT, _PAPER = (34, 34, 34), (214, 214, 214), (255, 255, 255)
+INK, _FAINT, PAPER = (34, 34, 34), (214, 214, 214), (255, 255, 255)
 _BAR = {"edge": (0, 114, 178), "link": (230, 159, 0), "device": (0, 158, 115)}
 _KEPT, _BROKEN = (0, 114, 178), (213, 94, 0)
 
@@ -62,10 +62,10 @@ def frame(params: EnvParams, history: list[Moment], env: int) -> NDArray[np.uint
         history: the latest moments of the vector environment, oldest first.
         env: which environment.
     """
-    image = Image.new("RGB", (WIDTH_PX, HEIGHT_PX), _PAPER)
+    image = Image.new("RGB", (WIDTH_PX, HEIGHT_PX), PAPER)
     draw = ImageDraw.Draw(image)
     state = f"SNR {db_from_linear(history[-1].snr[env]):.1f} dB" if history else "no request yet"
-    draw.text((16, 12), f"megopt/Request-v0   {params.table.profile}   {state}", _INK, _font(16))
+    draw.text((16, 12), f"megopt/Request-v0   {params.table.profile}   {state}", INK, font(16))
     _draw_timeline(draw, params, history, env)
     _draw_limits(draw, params, history, env)
     return np.asarray(image)
@@ -96,7 +96,7 @@ def _draw_timeline(draw: ImageDraw.ImageDraw, params: EnvParams, history: list[M
     end_s = max(float(np.max(times, initial=0.0, where=np.isfinite(times))), 1e-9)
     for lane, name in enumerate(LANES):
         y = _TOP + lane * _LANE_PX
-        draw.text((16, y + 10), name, _INK, _font(14))
+        draw.text((16, y + 10), name, INK, font(14))
         draw.line((_LEFT, y + _LANE_PX - 6, _RIGHT, y + _LANE_PX - 6), _FAINT)
         for row, moment_times in enumerate(times):
             begin, stop = _LEFT + (_RIGHT - _LEFT) * np.minimum(moment_times[lane], end_s) / end_s
@@ -105,7 +105,7 @@ def _draw_timeline(draw: ImageDraw.ImageDraw, params: EnvParams, history: list[M
             color = _BAR[name] if (len(history) - len(shown) + row) % 2 else tuple(c * 3 // 4 for c in _BAR[name])
             draw.rectangle((begin, y + 4, max(stop - 1, begin), y + _LANE_PX - 10), color)
     y = _TOP + len(LANES) * _LANE_PX
-    draw.text((_LEFT, y), f"{len(shown)} latest requests, {end_s:.2f} s in all", _INK, _font(12))
+    draw.text((_LEFT, y), f"{len(shown)} latest requests, {end_s:.2f} s in all", INK, font(12))
 
 
 def _draw_limits(draw: ImageDraw.ImageDraw, params: EnvParams, history: list[Moment], env: int) -> None:
@@ -113,7 +113,7 @@ def _draw_limits(draw: ImageDraw.ImageDraw, params: EnvParams, history: list[Mom
     limits, most = params.problem.limits, ceilings(params.problem)
     top = _TOP + len(LANES) * _LANE_PX + 30
     if not limits:
-        draw.text((16, top), "no limits", _INK, _font(14))
+        draw.text((16, top), "no limits", INK, font(14))
         return
     height = (HEIGHT_PX - top - 12) // len(limits)
     costs = np.array([moment.costs[env] for moment in history]).reshape(-1, len(limits))
@@ -121,7 +121,7 @@ def _draw_limits(draw: ImageDraw.ImageDraw, params: EnvParams, history: list[Mom
     for column, limit in enumerate(limits):
         y, mean = top + column * height, float(means[-1, column]) if len(costs) else float("nan")
         color = _KEPT if not mean > most[column] else _BROKEN
-        draw.text((16, y), f"{limit}, mean {mean:.3g}", color, _font(14))
+        draw.text((16, y), f"{limit}, mean {mean:.3g}", color, font(14))
         box = (_LEFT, y + 20, _RIGHT, y + height - 8)
         _draw_cost(draw, box, costs[:, column], means[:, column], float(most[column]), color)
 
@@ -149,9 +149,10 @@ def _draw_cost(
         draw.rectangle((left + i * step, ends[0], left + (i + 1) * step - 2, ends[1]), _FAINT)
     if len(means) > 1:
         draw.line([(left + (i + 0.5) * step, height(float(mean))) for i, mean in enumerate(means)], color, 3)
-    draw.line((left, height(most), right, height(most)), _INK, 1)
+    draw.line((left, height(most), right, height(most)), INK, 1)
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font that comes with Pillow, `size` pixels high."""
     return ImageFont.load_default(size)

@@ -19,8 +19,11 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 
 from megopt.arrays import FloatArray
 from megopt.envs.request import RequestVectorEnv
+from megopt.envs.shell import VectorShell
 
 Info = dict[str, Any]
+_COLUMNS = ("costs", "cost", "row", "is_late", "num_requests", "num_lost", "num_late")
+"""Keys of info that each row's dictionary has, where the environment gives them."""
 
 
 class RowInfos(Sequence[Info]):
@@ -53,7 +56,7 @@ class RowInfos(Sequence[Info]):
     def _make(self, row: int) -> Info:
         info = self._info
         made: Info = {"TimeLimit.truncated": bool(self._is_timeout[row])}
-        made |= {name: info[name][row] for name in ("costs", "cost", "row", "is_late") if name in info}
+        made |= {name: info[name][row] for name in _COLUMNS if name in info}
         if "final" in info and info["_final"][row]:
             made["terminal_observation"] = info["final_obs"][row]
             made["final"] = {name: values[row] for name, values in info["final"].items()}
@@ -61,14 +64,14 @@ class RowInfos(Sequence[Info]):
 
 
 class RequestVecEnv(VecEnv):
-    """A `RequestVectorEnv` as stable-baselines3 expects it.
+    """A `RequestVectorEnv`, or a vector environment of cells, as stable-baselines3 expects it.
 
     Attributes:
         vector: the native vector environment.
         costs: cost per limit of the latest step, shape (num_envs, num_limits).
     """
 
-    def __init__(self, num_envs: int = 1, *, vector: RequestVectorEnv | None = None, **settings: Any) -> None:
+    def __init__(self, num_envs: int = 1, *, vector: VectorShell[Any, Any] | None = None, **settings: Any) -> None:
         """Build the native vector environment, or take one that resets its rows in the same step.
 
         Args:
@@ -76,13 +79,13 @@ class RequestVecEnv(VecEnv):
             vector: a vector environment, in place of `num_envs` and settings.
             **settings: keywords of `RequestVectorEnv`.
         """
-        self.vector = vector or RequestVectorEnv(num_envs, **settings)
+        self.vector: VectorShell[Any, Any] = vector or RequestVectorEnv(num_envs, **settings)
         self.costs: FloatArray = np.zeros((self.vector.num_envs, len(self.vector.params.problem.limits)))
         self._actions: NDArray[Any] | None = None
         super().__init__(self.vector.num_envs, self.vector.single_observation_space, self.vector.single_action_space)
 
     def reset(self) -> NDArray[np.float32]:
-        """Begin new episodes in all rows, from the seed that `seed` set, if any; shape (num_envs, 6)."""
+        """Begin new episodes in all rows, from the seed that `seed` set, if any; shape (num_envs, num_fields)."""
         observation, _ = self.vector.reset(seed=self._seeds[0], options=self._options[0] or None)
         self.reset_infos = cast("list[Info]", [{}] * self.num_envs)
         self._reset_seeds()

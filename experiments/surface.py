@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -28,10 +29,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     found = surface(table, sample_link(config), quantities, metric, policies, config.tolerance)
     frames = {"surface.csv": found.frame(), "rows.csv": found.row_frame()}
     files = [
-        *(
-            write_atomically(output_dir / name, lambda path, f=f: f.to_csv(path, index=False))
-            for name, f in frames.items()
-        ),
+        *(write_atomically(output_dir / name, partial(frame.to_csv, index=False)) for name, frame in frames.items()),
         *save_surface_figure(found, profile, output_dir / "surface"),
     ]
     complaints = say.complaints(found)

@@ -24,6 +24,7 @@ from megopt.analysis.report import Report
 from megopt.configuration import root_name
 from megopt.errors import ConfigError, MegoptError
 from megopt.files import write_atomically
+from megopt.prompt_override import with_quoted_prompt
 
 INPUT_FAULT = 2
 """Exit code where the input is at fault, or no limit can be kept."""
@@ -40,7 +41,7 @@ def run_verb(verb: str, overrides: list[str]) -> int:
         return INPUT_FAULT
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # remarks on what is not installed are nobody's business
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach us whole instead of being printed by Hydra
-    sys.argv = [f"megopt {verb}", *overrides]
+    sys.argv = [f"megopt {verb}", *with_quoted_prompt(verb, overrides)]
     app = hydra.main(version_base="1.3", config_path="pkg://megopt.conf", config_name=root_name(verb))(_task)
     try:
         app()

@@ -7,6 +7,11 @@ from pathlib import Path
 CONF_DIR = Path(__file__).resolve().parent / "conf"
 VERBS = {
     "tradeoff": "energy-delay trade-off: sweep a limit, solve, roll out the baselines, draw the curve",
+    "surface": "latency, energy and quality at once: a Pareto surface with a proved distance to the best",
+    "sweep": "a grid of trade-off runs on this machine or a cluster; goes on where it stopped",
+    "results": "ask the records of all sweeps: filter, aggregate, SQL",
+    "train": "train an agent in a scenario, with checkpoints and resume",
+    "compare": "agents over seeds against analytic policies and the certified optimum, on the same fading",
     "reproduce": "a published figure, published numbers beside computed ones",
     "info": "what there is: profiles, schemes, channels, links, policies, one line each",
     "benchmark": "speed against a floor or a peer measured in the same run",
@@ -15,6 +20,7 @@ VERBS = {
     "evaluate-models": "judge the bundled models on fresh scenes, with contact sheets",
     "serve": "the edge's side of live split inference, until the process is told to stop",
     "generate": "make one image together with a running edge: predicted against measured",
+    "live": "both sides on this machine under several policies: predictions held against measurements",
     "codecs": "measure the bits of really encoded images and write payload.csv",
 }
 

@@ -1,4 +1,4 @@
-"""Tiny pipelines with random weights: built once per session, saved, and loaded like any other model."""
+"""Fixtures of several files: tiny pipelines with random weights, a clock that stands still, recorded energies."""
 
 from __future__ import annotations
 
@@ -9,11 +9,34 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-settings.register_profile("megopt", deadline=None)  # shared machines stall now and then
-settings.load_profile("megopt")
+settings.register_profile("quick", deadline=None, max_examples=40)  # shared machines stall now and then
+settings.register_profile("thorough", deadline=None, max_examples=100)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Look at fewer generated cases where slow tests are left out; tests may ask for a multiple of them."""
+    is_quick = "not slow" in (config.getoption("markexpr") or "")
+    settings.load_profile("quick" if is_quick else "thorough")
+
 
 PipelineFolders = dict[str, Path]
 WORDS = ("a", "red", "blue", "cube", "cat", "on", "grass", "blurry")
+
+
+@pytest.fixture
+def clock() -> Any:
+    """A `FakeClock`, which stands still until told."""
+    from tests.fake_meters import FakeClock
+
+    return FakeClock()
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """Three recorded windows of an H100, the second without energy."""
+    path = tmp_path / "energy.csv"
+    path.write_text("energy_j,energy_source,device\n1.5,nvml,H100\n,not_measured,H100\n2.5,nvml,H100\n")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -23,45 +23,10 @@ from megopt.solvers.solution import Status
 from megopt.system.channel import Rayleigh
 from megopt.system.link import Link, LinkState
 from megopt.system.outcome import Work
+from tests.plain_tables import link_of, problem_of, table_of
 
 INF, NAN = float("inf"), float("nan")
 COLUMNS = ("latency_s", "energy_j", "device_energy_j", "quality")
-
-
-def table_of(**columns: list[float] | FloatArray) -> ActionTable:
-    """Return a table of the given work columns and `ssim`; columns that are left out are 0."""
-    num_rows = len(next(iter(columns.values())))
-    filled = {
-        name: np.asarray(columns.get(name, np.zeros(num_rows)), dtype=float) for name in Work.__dataclass_fields__
-    }
-    return ActionTable(
-        scheme=np.full(num_rows, "test"),
-        label=np.array([f"row{row}" for row in range(num_rows)]),
-        knobs=(),
-        settings=np.zeros((num_rows, 0)),
-        work=Work(**filled),
-        metrics=("ssim",),
-        quality=np.asarray(columns.get("ssim", np.zeros(num_rows)), dtype=float)[:, None],
-        kind=np.full(num_rows, "modelled"),
-        profile="test",
-    )
-
-
-def link_of(down: list[float] | FloatArray, up: list[float] | FloatArray | None = None) -> LinkState:
-    down = np.asarray(down, dtype=float)
-    return LinkState(
-        snr=np.ones(len(down)),
-        downlink_s_per_bit=down,
-        uplink_s_per_bit=down.copy() if up is None else np.asarray(up, dtype=float),
-        round_trip_s=0.0,
-        device_rx_power_w=1.0,
-        device_tx_power_w=1.5,
-        edge_tx_power_w=3.0,
-    )
-
-
-def problem_of(goal: str = "quality", **bounds: float) -> Problem:
-    return Problem(objective=goal, metric="ssim", limits=tuple(Limit(quantity=q, bound=b) for q, b in bounds.items()))
 
 
 def pairs(table: ActionTable, link: LinkState, problem: Problem) -> tuple[FloatArray, FloatArray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,7 @@ from megopt.problem import Limit, Problem
 from megopt.schemes.conventional import Conventional
 from megopt.schemes.step_split import StepSplit
 from megopt.system.link import Link
-from megopt.tables.profile import load_profile
-
-PHONE = "a100__snapdragon8gen3__sdxl"
-loaded = cache(load_profile)
+from tests.environments import PHONE, loaded
 
 
 def make(num_envs: int, **settings: Any) -> CellVectorEnv:
@@ -93,6 +89,8 @@ BAD: list[tuple[str, Any, str]] = [
         "device 1 in environment 1 is .*numbers from -1 to 1",
     ),
     ("box", [[0, 0, 0, 0, 0, 0, 0, np.nan], [0] * 8], "device 1 in environment 0 has the weight nan"),
+    ("box", [[0] * 8, [0, 0, 0, 0, np.nan, 0, 0, 0]], "device 1 in environment 1 is .*nan.*bad_actions=.clip"),
+    ("discrete", [[0.0, 0.0, 0.0, 0.0], [np.nan] * 4], "device 0 in environment 0 is 0.0 .float64.; expected a whole"),
 ]
 
 
@@ -115,3 +113,22 @@ def test_bad_actions_are_clipped_where_that_is_asked_for() -> None:
     _, rewards, _, _, info = env.step([[-3, 999, -1, 9]])
     assert info["row"].tolist() == [[0, last]]
     assert rewards == plain.step([[0, last, 0, 7]])[1]
+    boxes = make(1, **settings, actions="box", bad_actions="clip")
+    boxes.reset(seed=0)
+    with pytest.raises(ActionError, match=r"device 0 in environment 0 is .*nan"):
+        boxes.step([[np.nan, 0, 0, 0, 0, 0, 0, 0]])
+
+
+def test_a_row_that_was_not_measured_is_refused_where_a_request_waits() -> None:
+    problem = Problem(objective="quality", metric="ssim", limits=(Limit(quantity="latency_s", bound=9.0),))
+    settings: dict[str, Any] = {"problem": problem, "arrivals": ArrivalTrace(), "num_devices": 3}
+    env = make(2, **settings)
+    env.reset(seed=0)
+    lost, known = int(np.argmin(env.params.is_offered)), int(np.argmax(env.params.is_offered))
+    rows = np.full((2, 3), known)
+    rows[1, 2] = lost
+    with pytest.raises(ActionError, match=f"device 2 in environment 1 is row {lost}, which is masked.*action_mask"):
+        env.step(rows)
+    clipped = make(2, params=env.params, bad_actions="clip")
+    clipped.reset(seed=0)
+    assert np.all(env.params.is_offered[clipped.step(rows)[4]["row"]])

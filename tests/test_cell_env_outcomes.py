@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,68 +11,26 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 import megopt.envs  # noqa: F401  registers the environments
-from megopt.envs import scenarios
-from megopt.envs.arrivals import ArrivalTrace, Poisson
-from megopt.envs.cell import CellVectorEnv
+from megopt.envs.arrivals import ArrivalTrace
 from megopt.envs.cell_episode import CellReport
 from megopt.envs.request import RequestVectorEnv
-from megopt.problem import Limit, Problem, ceilings, costs, evaluate, reward, violations
+from megopt.problem import ceilings, costs, evaluate, reward, violations
 from megopt.schemes.conventional import Conventional
-from megopt.schemes.step_split import StepSplit
-from megopt.system.channel import GaussMarkov, Static
+from megopt.system.channel import Static
 from megopt.system.link import Link
 from megopt.system.outcome import COST_QUANTITIES
-from megopt.tables.profile import load_profile
+from tests.environments import PHONE, cell_settings, loaded, make_cell, random_rows
 
 ALLOCATIONS = ("equal", "proportional", "optimal", "chosen")
-PHONE = "a100__snapdragon8gen3__sdxl"
-
-
-def limits_of(**bounds: float) -> tuple[Limit, ...]:
-    return tuple(Limit(quantity=quantity, bound=bound) for quantity, bound in bounds.items())
-
-
-def full_settings(num_devices: int = 5) -> dict[str, Any]:
-    """Settings in which everything happens: uplink, radio energy, batches, a shared band, memory, losses, deadline."""
-    return {
-        "profile": PHONE,
-        "schemes": [Conventional(num_steps=(25,)), StepSplit(num_steps=(25,))],
-        "channel": GaussMarkov(snr_db=5.0, correlation=0.8),
-        "link": Link(bandwidth_hz=2e6, round_trip_s=0.02, device_rx_power_w=0.9, device_tx_power_w=2.0,
-                     edge_tx_power_w=4.7, uplink_snr_offset_db=-3.0),
-        "problem": Problem(objective="energy_j", limits=limits_of(latency_s=60.0, device_energy_j=30.0)),
-        "num_devices": num_devices,
-        "slot_s": 4.0,
-        "arrivals": Poisson(requests_per_s=np.linspace(0.05, 0.3, num_devices).tolist()),
-        "allocation": "optimal",
-        "capacity": 3,
-        "max_batch": 2,
-        "episode_length": 90,
-        "deadline_s": 100.0,
-    }  # fmt: skip
-
-
-loaded = cache(load_profile)
-
-
-def make(num_envs: int, **settings: Any) -> CellVectorEnv:
-    if not {"params", "scenario"} & set(settings):
-        settings["profile"] = loaded(settings.get("profile", scenarios.DEFAULT_CELL_PROFILE))
-    return CellVectorEnv(num_envs, **settings)
-
-
-def random_rows(env: CellVectorEnv, num_steps: int, seed: int = 0) -> np.ndarray:
-    shape = (num_steps, env.num_envs, env.params.num_devices)
-    return np.random.default_rng(seed).integers(0, len(env.params.table), shape)
 
 
 @pytest.mark.parametrize("allocation", ["equal", "optimal"])
 def test_one_device_without_queues_is_request_v0(allocation: str) -> None:
     """One request in every slot, slots longer than any request: the very numbers of Request-v0 and of the problem."""
-    shared = {name: full_settings()[name] for name in ("profile", "schemes", "channel", "link", "problem")}
+    shared = {name: cell_settings()[name] for name in ("profile", "schemes", "channel", "link", "problem")}
     request = RequestVectorEnv(6, **shared)
     one: dict[str, Any] = {"num_devices": 1, "slot_s": 1e4, "arrivals": ArrivalTrace(num_requests=(1,))}
-    cell = make(6, **shared, **one, allocation=allocation, episode_length=64)
+    cell = make_cell(6, **shared, **one, allocation=allocation, episode_length=64)
     request.reset(seed=2)
     cell.reset(seed=2)
     for rows in random_rows(cell, 70):
@@ -94,7 +51,7 @@ def test_one_device_without_queues_is_request_v0(allocation: str) -> None:
 
 @pytest.mark.parametrize(("allocation", "is_pipelined"), [("optimal", True), ("chosen", True), ("equal", False)])
 def test_reward_and_costs_are_those_of_the_problem_and_latency_has_no_gap(allocation: str, is_pipelined: bool) -> None:
-    env = make(6, **full_settings() | {"allocation": allocation, "is_pipelined": is_pipelined})
+    env = make_cell(6, **cell_settings() | {"allocation": allocation, "is_pipelined": is_pipelined})
     problem, work = env.params.problem, env.params.table.work
     rng = np.random.default_rng(0)
     env.reset(seed=0)
@@ -134,7 +91,7 @@ def test_waiting_by_hand(is_pipelined: bool) -> None:
     schemes = [Conventional(num_steps=(25,), image_codecs=(), prompt_bits=0.0)]
     settings: dict[str, Any] = {"num_devices": 2, "slot_s": 1.0, "arrivals": ArrivalTrace(num_requests=(2, 0, 0, 0))}
     settings |= {"channel": Static(snr_db=0.0), "link": Link(bandwidth_hz=2e5), "profile": PHONE}
-    env = make(1, schemes=schemes, **settings, max_batch=1, is_pipelined=is_pipelined)
+    env = make_cell(1, schemes=schemes, **settings, max_batch=1, is_pipelined=is_pipelined)
     model_split = int(np.argmax(env.params.table.work.edge_s))
     edge_s, air_s = (
         float(env.params.table.work.edge_s[model_split]),
@@ -157,7 +114,7 @@ def test_waiting_by_hand(is_pipelined: bool) -> None:
 def test_a_busy_device_finishes_one_request_after_another() -> None:
     """Device only takes 20.23 s, a slot 10 s: the k-th of one request a slot waits k times the difference."""
     schemes = [Conventional(num_steps=(25,), image_codecs=())]
-    env = make(1, profile=PHONE, schemes=schemes, num_devices=1, slot_s=10.0, arrivals=ArrivalTrace())
+    env = make_cell(1, profile=loaded(PHONE), schemes=schemes, num_devices=1, slot_s=10.0, arrivals=ArrivalTrace())
     device_only = int(np.argmin(env.params.table.work.edge_s))
     alone_s = float(env.params.table.work.device_s[device_only])
     env.reset(seed=0)
@@ -173,7 +130,7 @@ def test_the_band_is_emptied_soonest_by_proportional_and_least_summed_by_optimal
     shared |= {"num_devices": 8, "arrivals": ArrivalTrace(), "slot_s": 1e4, "link": Link(bandwidth_hz=1e6)}
     airtime = {}
     for allocation in ALLOCATIONS:
-        env = make(40, **shared, allocation=allocation)
+        env = make_cell(40, **shared, allocation=allocation)
         env.reset(seed=1)
         rows = np.full((40, 8), int(np.argmax(env.params.table.work.edge_s)))
         ones = [np.full((40, 8), 3)] if allocation == "chosen" else []
@@ -191,8 +148,8 @@ def test_the_band_is_emptied_soonest_by_proportional_and_least_summed_by_optimal
 
 
 def test_final_observation_and_report_of_an_episode() -> None:
-    settings = full_settings() | {"episode_length": 30, "deadline_s": 15.0}
-    env, by_hand = make(3, **settings), make(3, **settings, autoreset_mode=AutoresetMode.DISABLED)
+    settings = cell_settings() | {"episode_length": 30, "deadline_s": 15.0}
+    env, by_hand = make_cell(3, **settings), make_cell(3, **settings, autoreset_mode=AutoresetMode.DISABLED)
     env.reset(seed=2)
     by_hand.reset(seed=2)
     latency, waited, late, lost, spent = [], [], 0, 0, []
@@ -227,7 +184,9 @@ def test_final_observation_and_report_of_an_episode() -> None:
 
 
 def test_what_is_seen_of_a_cell() -> None:
-    env = make(1, **full_settings(2) | {"channel": Static(snr_db=10.0), "arrivals": ArrivalTrace(num_requests=(2, 0))})
+    env = make_cell(
+        1, **cell_settings(2) | {"channel": Static(snr_db=10.0), "arrivals": ArrivalTrace(num_requests=(2, 0))}
+    )
     scale_s = 60.0  # the limit on the latency
     first, _ = env.reset(seed=0)
     assert first.tolist() == [[0.0, 0.0, *np.float32([2 / 3, 2 / 3]), *[0.0] * 6, 0.0, 0.0, 0.0]]
@@ -247,7 +206,7 @@ def test_what_is_seen_of_a_cell() -> None:
 
 
 def test_the_measured_energies_are_all_reported() -> None:
-    env = make(2, profile=PHONE)
+    env = make_cell(2, profile=loaded(PHONE))
     assert set(env.params.terms.measured) >= set(COST_QUANTITIES)
     env.reset(seed=0)
     for rows in random_rows(env, 256):

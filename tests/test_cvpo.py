@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from scipy.optimize import linprog
 from stable_baselines3.common.callbacks import CallbackList, EvalCallback
 from stable_baselines3.common.logger import configure
 
 from megopt.arrays import BoolArray, FloatArray
 from megopt.envs.sb3 import RequestVecEnv
 from megopt.errors import ConfigError, ProblemError
-from megopt.rl.action_heads import Candidates, CategoricalHead, GaussianHead, head_of
+from megopt.rl.action_head import Candidates
+from megopt.rl.action_heads import GaussianHead, head_of
+from megopt.rl.categorical_heads import CategoricalHead, JointHead
 from megopt.rl.cvpo import CVPO
 from megopt.rl.policies import CVPOPolicy
 from megopt.rl.resume import load_run, save_run
@@ -216,6 +217,51 @@ def test_joint_probabilities_are_products_of_factors() -> None:
     assert head.divergences(outputs, outputs, masks).tolist() == pytest.approx([0.0], abs=1e-6)
 
 
+def test_joint_masks_take_single_combinations_out() -> None:
+    head = JointHead((2, 3), (0, 5))
+    outputs = th.randn(4, 5, generator=th.Generator().manual_seed(1))
+    legal = np.array([[True, False, True], [True, True, False]])
+    masks = th.as_tensor(legal.ravel()).expand(4, 6)
+    prior, free = (head.candidates(outputs, each, 1).prior for each in (masks, None))
+    assert prior is not None
+    assert free is not None
+    factors = CategoricalHead((2, 3), (0, 5)).candidates(outputs, None, 1).prior
+    assert factors is not None
+    assert th.allclose(free, factors, atol=1e-6)
+    kept = factors * masks
+    assert th.allclose(prior, kept / kept.sum(1, keepdim=True), atol=1e-6)
+    for is_deterministic in (False, True):
+        acted = head.act(outputs.repeat(50, 1), masks.repeat(50, 1), is_deterministic)
+        assert legal[acted[:, 0], acted[:, 1] - 5].all()
+    assert head.divergences(outputs, outputs, masks).tolist() == pytest.approx([0.0], abs=1e-6)
+    new = th.distributions.Categorical(probs=head.row_log_probs(th.zeros(4, 5), masks).exp())
+    divergence = th.distributions.kl_divergence(th.distributions.Categorical(probs=prior), new).mean()
+    assert float(head.divergences(th.zeros(4, 5), outputs, masks)) == pytest.approx(float(divergence), rel=1e-4)
+    with pytest.raises(ConfigError, match="at most 1024"):
+        JointHead((40, 40), (0, 0))
+
+
+def test_an_agent_keeps_to_joint_masks() -> None:
+    class Coupled(Bandit):
+        def action_masks(self) -> BoolArray:
+            return super().action_masks().reshape(2, 2)
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            answer = super().step(action)
+            return *answer[:4], answer[4] | {"action_mask": self.action_masks()}
+
+    model = agent(Coupled("multi", forbidden=2), use_joint_masks=True).learn(80)  # the bandit raises at arm 2
+    assert np.array_equal(model.replay_buffer.next_masks[:80, 0], np.tile([True, True, False, True], (80, 1)))
+    archive = io.BytesIO()
+    model.save(archive)
+    archive.seek(0)
+    only = np.array([[False, True], [False, False]])
+    taken = CVPO.load(archive).predict(np.zeros((50, 1), np.float32), action_masks=only[np.newaxis].repeat(50, 0))[0]
+    assert np.array_equal(taken, np.tile([0, 1], (50, 1)))
+    with pytest.raises(ConfigError, match=r"shape \(3,\); expected 4 entries per state, the joint actions"):
+        model.predict(np.zeros((1, 1), np.float32), action_masks=np.ones(3, dtype=bool))
+
+
 def test_large_products_are_sampled() -> None:
     head = head_of(spaces.MultiDiscrete([40, 40]))
     assert head.num_joint == 0
@@ -244,25 +290,3 @@ def test_it_learns_on_the_request_environment() -> None:
     assert model.num_limits == len(limits)
     assert model._n_updates > 0
     assert all(th.isfinite(tensor).all() for tensor in model.policy.state_dict().values())
-
-
-def optimum(limits: list[float]) -> float:
-    count = len(limits)
-    return -float(linprog(-REWARDS, A_ub=COSTS[:count], b_ub=limits, A_eq=np.ones((1, 4)), b_eq=[1.0]).fun)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "limits"), [("discrete", [0.4]), ("discrete", [0.4, 0.35]), ("multi", [0.2]), ("box", [0.4])]
-)
-def test_the_sampled_policy_attains_the_optimum_of_a_bandit(kind: str, limits: list[float]) -> None:
-    settings: dict[str, Any] = {"batch_size": 64, "learning_starts": 200, "gamma": 0.5, "tau": 0.05, "train_freq": 2}
-    rate: dict[str, Any] = {"learning_rate": lambda remaining: 3e-3 * max(remaining, 0.1), "measure_window": 1500}
-    model = agent(Bandit(kind, len(limits)), limits=limits, **settings, **rate).learn(4000)
-    observations = np.random.default_rng(0).uniform(-1.0, 1.0, (20000, 1)).astype(np.float32)
-    chosen = arms(kind, model.predict(observations)[0])
-    # on the box, one Gaussian has to straddle the step between two arms, and its spread narrows slowly
-    least, most = (0.92, 1.08) if kind == "box" else (0.97, 1.03)
-    assert np.mean(REWARDS[chosen]) >= least * optimum(limits)
-    for cost, limit in zip(COSTS, limits, strict=False):
-        assert np.mean(cost[chosen]) <= most * limit

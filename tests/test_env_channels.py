@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pytest
@@ -30,12 +29,10 @@ from megopt.system.channel import (
     UrbanMicro,
 )
 from megopt.system.link import Link
-from megopt.tables.profile import load_profile
 from megopt.units import db_from_linear, linear_from_db
+from tests.environments import PHONE, loaded
 
-PHONE = "a100__snapdragon8gen3__sdxl"
 NUM_DEVICES, NUM_STEPS, BANDWIDTH_HZ = 3000, 40, 1e6
-loaded = cache(load_profile)
 
 Closed = Callable[[float], float]
 """An SNR threshold or a mean SNR [1] to a probability or to bit/s/Hz."""
@@ -155,7 +152,7 @@ def test_fading_at_the_places_of_drawn_devices(channel: Channel) -> None:
     """Given its mean SNR and its specular share, each device fades as the closed forms say."""
     env = environment(channel)
     env.reset(seed=1)
-    places = env._known().state.channel
+    places = env._begun().state.channel
     seen = watch(env)
     k = places.specular_share / np.maximum(1.0 - places.specular_share, 1e-300)
     for share_of_mean in (0.3, 1.0):

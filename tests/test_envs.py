@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -11,48 +10,33 @@ import numpy as np
 import pandas as pd
 import pytest
 from gymnasium.error import ResetNeeded
-from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import megopt.envs  # noqa: F401  registers the environments
-from megopt.envs import dynamics, scenarios
+from megopt.envs import dynamics
 from megopt.envs.actions import dimensions_of
-from megopt.envs.devices import Devices
 from megopt.envs.request import RequestEnv, RequestVectorEnv
 from megopt.errors import ConfigError, NotOfferedError, ProblemError
 from megopt.policies.base import Observation
 from megopt.policies.optimal import Optimal
-from megopt.problem import Limit, Problem, ceilings, costs, evaluate, is_feasible, reward, violations
+from megopt.problem import Problem, ceilings, costs, evaluate, is_feasible, reward, violations
 from megopt.schemes.conventional import Conventional
-from megopt.schemes.step_split import StepSplit
 from megopt.solvers import exhaustive
 from megopt.system.channel import GaussMarkov, LogDistance, Rayleigh, Rician, Static, Trace, UrbanMicro
-from megopt.system.link import Link
-from megopt.tables.profile import Profile, load_profile
+from megopt.tables.profile import Profile
+from tests.environments import (
+    INF,
+    KINDS,
+    PHONE,
+    assert_checkers_pass,
+    compare_vector_with_scalars,
+    loaded,
+    request_settings,
+    trajectory,
+)
+from tests.plain_tables import limits_of
 
 REQUEST_ID = "megopt/Request-v0"
-KINDS = ("discrete", "multi_discrete", "box")
-PHONE = "a100__snapdragon8gen3__sdxl"
-INF = float("inf")
-
-
-def limits_of(**bounds: float) -> tuple[Limit, ...]:
-    return tuple(Limit(quantity=quantity, bound=bound) for quantity, bound in bounds.items())
-
-
-def full_settings() -> dict[str, Any]:
-    """Settings in which everything happens: uplink, radio energy, pipelining, battery, deadline, memory in time."""
-    return {
-        "profile": PHONE,
-        "schemes": [Conventional(num_steps=(25,)), StepSplit(num_steps=(25,))],
-        "channel": GaussMarkov(snr_db=5.0, correlation=0.8),
-        "link": Link(bandwidth_hz=2e6, round_trip_s=0.02, device_rx_power_w=0.9, device_tx_power_w=2.0,
-                     edge_tx_power_w=4.7, uplink_snr_offset_db=-3.0),
-        "problem": Problem(objective="energy_j", limits=limits_of(latency_s=6.0, device_energy_j=30.0)),
-        "is_pipelined": True,
-        "battery_j": 400.0,
-        "deadline_s": 10.0,
-    }  # fmt: skip
 
 
 def make(num_envs: int, **settings: Any) -> RequestVectorEnv:
@@ -69,83 +53,20 @@ def test_the_registry_makes_both_shells() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_checkers_of_gymnasium_and_sb3_pass(kind: str) -> None:
-    env_checker = pytest.importorskip("stable_baselines3.common.env_checker")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for settings in ({}, full_settings() | {"bad_actions": "clip"}):
-            env = gym.make(REQUEST_ID, actions=kind, render_mode="rgb_array", **settings)
-            check_env(env.unwrapped)
-            env_checker.check_env(env.unwrapped)
-    assert not [str(w.message) for w in caught]
-
-
-class OneDevice:
-    """A generator that draws for all devices and hands on what one of them gets."""
-
-    def __init__(self, rng: np.random.Generator, num_envs: int, env: int) -> None:
-        self._rng, self._num_envs, self._one = rng, num_envs, slice(env, env + 1)
-
-    def standard_normal(self, size: int | tuple[int, ...]) -> np.ndarray:
-        shape = (size,) if isinstance(size, int) else size
-        return self._rng.standard_normal((self._num_envs, *shape[1:]))[self._one]
-
-    def uniform(self, low: float, high: float, size: int) -> np.ndarray:
-        return self._rng.uniform(low, high, self._num_envs)[self._one]
-
-    def random(self, size: int) -> np.ndarray:
-        return self._rng.random(self._num_envs)[self._one]
-
-
-def compare_vector_with_scalars(
-    num_steps: int, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, num_envs: int = 3
-) -> int:
-    """Step a vector and as many scalars on the same draws, ask for equal bits, return how many episodes ended."""
-    params = scenarios.request(**settings)
-    vector = make(num_envs, params=params)
-    observation, _ = vector.reset(seed=11)
-    plain, scalars = Devices._generator, []
-    for env in range(num_envs):
-
-        def generator(self: Devices, *key: int, env: int = env) -> Any:
-            return OneDevice(plain(self, *key), num_envs, env)
-
-        scalar = RequestEnv(params=params)
-        scalar.vector.reset(seed=11)
-        monkeypatch.setattr(Devices, "_generator", generator)
-        first, _ = scalar.reset(seed=11)
-        np.testing.assert_array_equal(first, observation[env])
-        scalars.append((scalar, generator))
-    rng, num_ended = np.random.default_rng(0), 0
-    for _ in range(num_steps):
-        monkeypatch.setattr(Devices, "_generator", plain)
-        actions = rng.integers(0, len(params.table), num_envs)
-        observation, rewards, terminated, truncated, info = vector.step(actions)
-        for env, (scalar, generator) in enumerate(scalars):
-            monkeypatch.setattr(Devices, "_generator", generator)
-            seen, gained, is_terminated, is_truncated, row = scalar.step(actions[env])
-            assert (gained, is_terminated, is_truncated) == (rewards[env], terminated[env], truncated[env])
-            np.testing.assert_array_equal(row["costs"], info["costs"][env])
-            assert row["cost"] == info["cost"][env]
-            if is_terminated or is_truncated:
-                num_ended += 1
-                np.testing.assert_array_equal(seen, info["final_obs"][env])
-                for name, value in row["final"].items():
-                    np.testing.assert_array_equal(value, info["final_info"]["final"][name][env])
-                seen, _ = scalar.reset()
-            np.testing.assert_array_equal(seen, observation[env])
-    return num_ended
+    full = request_settings() | {"bad_actions": "clip"}
+    assert_checkers_pass(REQUEST_ID, {"actions": kind}, {"actions": kind, **full})
 
 
 @pytest.mark.parametrize("is_full", [False, True])
 def test_vector_equals_scalar_bit_for_bit(is_full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = full_settings() if is_full else {"channel": LogDistance(shadowing_db=6.0)}
-    num_ended = compare_vector_with_scalars(500, settings, monkeypatch)
-    assert num_ended > 21 if is_full else num_ended == 21  # batteries end episodes early
+    settings = request_settings() if is_full else {"channel": LogDistance(shadowing_db=6.0)}
+    num_ended = compare_vector_with_scalars(make(3, **settings), RequestEnv, 200, monkeypatch)
+    assert num_ended > 9 if is_full else num_ended == 9  # batteries end episodes early
 
 
 @pytest.mark.slow
 def test_vector_equals_scalar_for_ten_thousand_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert compare_vector_with_scalars(10_000, full_settings(), monkeypatch) > 500
+    assert compare_vector_with_scalars(make(3, **request_settings()), RequestEnv, 10_000, monkeypatch) > 500
 
 
 def test_one_row_vector_equals_scalar() -> None:
@@ -159,11 +80,6 @@ def test_one_row_vector_equals_scalar() -> None:
         seen = scalar.reset()[0] if is_truncated else seen
 
 
-def trajectory(env: RequestVectorEnv, seed: int, actions: np.ndarray) -> np.ndarray:
-    env.reset(seed=seed)
-    return np.stack([np.column_stack(env.step(row)[:2]) for row in actions])
-
-
 def test_same_seed_same_trajectory_and_another_seed_another() -> None:
     actions = np.random.default_rng(0).integers(0, 161, (150, 4))
     first = trajectory(make(4), 3, actions)
@@ -173,7 +89,7 @@ def test_same_seed_same_trajectory_and_another_seed_another() -> None:
 
 def test_a_neighbours_actions_and_resets_change_no_other_row() -> None:
     """Row 1 drains its battery early and often in one run only; rows 0 and 2 see the same bits in both."""
-    settings = full_settings()
+    settings = request_settings()
     rows = np.random.default_rng(1).integers(0, 5, (300, 3))
     busy = rows.copy()
     busy[:, 1] = 5  # device only: 50 J and more
@@ -234,7 +150,7 @@ def test_the_solvers_policy_obtains_what_the_solver_claims(problem: Problem) -> 
 
 @pytest.mark.parametrize("is_full", [False, True])
 def test_reward_and_costs_are_those_of_the_problem(is_full: bool) -> None:
-    settings = full_settings() | {"is_pipelined": False} if is_full else {}
+    settings = request_settings() | {"is_pipelined": False} if is_full else {}
     env = make(50, **settings)
     problem, rng = env.params.problem, np.random.default_rng(0)
     env.reset(seed=0)
@@ -250,7 +166,7 @@ def test_reward_and_costs_are_those_of_the_problem(is_full: bool) -> None:
 
 
 def test_pipelining_hides_the_edge_behind_the_previous_airtime() -> None:
-    settings = full_settings() | {"battery_j": INF, "channel": Static(snr_db=-3.0)}
+    settings = request_settings() | {"battery_j": INF, "channel": Static(snr_db=-3.0)}
     env = make(6, **settings)
     env.reset(seed=0)
     before = None
@@ -296,7 +212,7 @@ def test_final_observation_and_report_of_an_episode() -> None:
 
 
 def test_a_battery_ends_the_episode_and_is_seen() -> None:
-    env = make(2, **full_settings())
+    env = make(2, **request_settings())
     env.reset(seed=0)
     drained, share = 0.0, 1.0
     for _ in range(60):
@@ -316,7 +232,7 @@ def test_observations_stay_in_their_space_on_every_channel() -> None:
     trace = Trace(snr_db=[-INF, -200.0, 10.0, 200.0])
     schemes = [Conventional(num_steps=(25,))]
     for channel in (Rayleigh(), Rician(), GaussMarkov(correlation=0.9), LogDistance(), UrbanMicro(), trace):
-        env = make(8, profile=PHONE, schemes=schemes, channel=channel, bad_actions="clip")
+        env = make(8, profile=loaded(PHONE), schemes=schemes, channel=channel, bad_actions="clip")
         observation, _ = env.reset(seed=0)
         for row in range(70):
             assert env.observation_space.contains(observation)
@@ -361,7 +277,7 @@ def test_step_before_reset_asks_for_a_reset() -> None:
 
 def step_and_merge_profile() -> Profile:
     """Return the phone's profile with made-up merge rows and quality over steps and merge ratios."""
-    phone = load_profile(PHONE)
+    phone = loaded(PHONE)
     like = phone.compute[(phone.compute["side"] == "device") & (phone.compute["component"] == "vae_decode")]
     rows = [
         like.assign(side=side, component=component, latency_s=0.01, energy_j=0.05)
@@ -396,7 +312,7 @@ def test_the_setting_of_meg_cvpo() -> None:
     assert params.is_pipelined
     assert params.episode_length == 64
     assert ceilings(params.problem).tolist() == [3.0, 1800.0]
-    mean_snr_db = 10.0 * np.log10(env._devices.state.channel.mean_snr)  # type: ignore[union-attr]
+    mean_snr_db = 10.0 * np.log10(env._begun().state.channel.mean_snr)
     ends = [30.0 + 94.0 - 35.3 - 37.6 * np.log10(d) for d in (300.0, 200.0)]
     assert ends[0] <= mean_snr_db.min() < ends[0] + 0.1 < ends[1] - 0.1 < mean_snr_db.max() <= ends[1]
     assert {d.name for d in dimensions_of(params.table)} == {"num_steps", "merge_ratio"}

@@ -13,23 +13,17 @@ from megopt.envs import scenarios
 from megopt.envs.actions import ActionError, ActionMap, dimensions_of
 from megopt.envs.request import RequestEnv, RequestVectorEnv
 from megopt.errors import ConfigError
-from megopt.problem import Limit, Problem
+from megopt.problem import Problem
 from megopt.schemes.action_table import concat
 from megopt.schemes.conventional import Conventional
 from megopt.schemes.step_split import StepSplit
 from megopt.system.link import Link
-from megopt.tables.profile import load_profile
-
-REQUEST_ID = "megopt/Request-v0"
-PHONE = "a100__snapdragon8gen3__sdxl"
+from tests.environments import PHONE, loaded
+from tests.plain_tables import limits_of
 
 
 def make(num_envs: int, **settings: Any) -> RequestVectorEnv:
     return RequestVectorEnv(num_envs, **settings)
-
-
-def limits_of(**bounds: float) -> tuple[Limit, ...]:
-    return tuple(Limit(quantity=quantity, bound=bound) for quantity, bound in bounds.items())
 
 
 def test_rows_that_were_not_measured_are_masked() -> None:
@@ -55,7 +49,7 @@ def test_rows_that_were_not_measured_are_masked() -> None:
 
 
 def test_a_dead_link_masks_what_needs_it() -> None:
-    settings = {"profile": PHONE, "schemes": [Conventional(num_steps=(25,))], "link": Link(adaptation="cqi")}
+    settings = {"profile": loaded(PHONE), "schemes": [Conventional(num_steps=(25,))], "link": Link(adaptation="cqi")}
     env = make(400, **settings)
     _, info = env.reset(seed=0)
     is_dead = np.isinf(env.link_state().downlink_s_per_bit)
@@ -117,7 +111,7 @@ def test_every_row_can_be_named_by_knobs_and_by_points(settings: dict[str, Any])
 
 
 def test_combinations_without_a_row_stand_for_the_nearest_of_their_scheme() -> None:
-    profile = load_profile(PHONE)
+    profile = loaded(PHONE)
     table = concat([StepSplit(num_steps=(25,), split_steps=k).compile(profile) for k in ((1, 2), (3,))])
     table = replace(table, settings=np.array([[5.0, 4.0], [5.0, 2.0], [12.0, 10.0]]), knobs=table.knobs[:2])
     named = ActionMap.of(table, np.ones(len(table), dtype=bool), "multi_discrete", "raise")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.error import DependencyNotInstalled
 
 import megopt.envs  # noqa: F401  registers the environments
 from megopt.benchmarks import env as benchmark
+from megopt.benchmarks.episodes import gathered_columns
 from megopt.envs import rendering, scenarios
 from megopt.envs.request import RequestVectorEnv
 
 REQUEST_ID = "megopt/Request-v0"
-PHONE = "a100__snapdragon8gen3__sdxl"
 
 
 def make(num_envs: int, **settings: Any) -> RequestVectorEnv:
@@ -71,14 +73,21 @@ def test_the_timeline_agrees_with_the_latencies() -> None:
     assert rendering.spans(moments, 0, is_pipelined=False)[-1, 2, 1] == pytest.approx(9.2 + 0.5 * 4 - 1.0 + 0.0)
 
 
-def test_video_of_an_episode(tmp_path: Any) -> None:
-    pytest.importorskip("moviepy", reason="RecordVideo needs moviepy")
-    env = gym.wrappers.RecordVideo(gym.make(REQUEST_ID, render_mode="rgb_array", episode_length=4), str(tmp_path))
-    env.reset(seed=0)
+@pytest.mark.parametrize("env_id", ["megopt/Request-v0", "megopt/Cell-v0"])
+def test_video_of_an_episode(env_id: str, tmp_path: Any) -> None:
+    """With moviepy a film of the frames; without it, Gymnasium's error says what to install."""
+    env = gym.make(env_id, render_mode="rgb_array", episode_length=4)
+    if find_spec("moviepy") is None:
+        with pytest.raises(DependencyNotInstalled, match="MoviePy is not installed, run `pip install"):
+            gym.wrappers.RecordVideo(env, str(tmp_path))
+        return
+    film = gym.wrappers.RecordVideo(env, str(tmp_path))
+    film.reset(seed=0)
+    film.action_space.seed(0)
     for _ in range(4):
-        env.step(0)
-    env.close()
-    assert list(tmp_path.glob("*.mp4"))
+        film.step(film.action_space.sample())
+    film.close()
+    assert [path.stat().st_size > 1000 for path in tmp_path.glob("*.mp4")] == [True]
 
 
 def test_sb3_sees_terminal_observations_and_time_limits() -> None:
@@ -141,14 +150,27 @@ def test_a_learner_that_knows_only_gymnasium_improves() -> None:
 
 
 def test_the_benchmark_reports_what_it_promises() -> None:
-    report = benchmark.run(num_envs=(1, 16), repeats=1, num_memory_steps=20)
+    report = benchmark.run(num_envs=(1, 16), repeats=1, num_devices=4, num_cells=8, num_memory_steps=20)
     for count in (1, 16):
         assert report[f"request.{count}.steps_per_s"] > 100.0
         assert 0.0 < report[f"request.{count}.share_of_floor"] < 10.0
+    assert report["cell.decisions_per_s"] > 100.0
     assert report["cartpole.steps_per_s"] > 0.0
-    assert len(benchmark.gathered_columns(scenarios.request())) == 4
+    assert report["memory.steps"] == 20.0
+    assert len(gathered_columns(scenarios.request())) == 4
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow() -> None:
-    assert benchmark.run(num_envs=(1,), repeats=1, num_memory_steps=20_000)["memory.growth_mb"] <= 1.0
+    assert_no_growth(20_000)
+
+
+@pytest.mark.heavy
+def test_memory_does_not_grow_over_a_million_steps() -> None:
+    assert_no_growth(1_000_000)
+
+
+def assert_no_growth(num_steps: int) -> None:
+    report = benchmark.memory(num_steps)
+    assert report["memory.request_growth_mb"] <= 1.0
+    assert report["memory.cell_growth_mb"] <= 1.0

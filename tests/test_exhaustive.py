@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megopt.arrays import FloatArray, IntArray
+from megopt.arrays import IntArray
 from megopt.benchmarks import exhaustive as benchmark
 from megopt.errors import ProblemError
 from megopt.problem import Limit, Problem, ceilings, costs, evaluate, is_feasible, objective
@@ -18,47 +20,11 @@ from megopt.solvers.feasibility import nearest_feasible_limit, nearest_limits, n
 from megopt.solvers.solution import Solution, Status
 from megopt.system.link import LinkState
 from megopt.system.outcome import Work
+from tests import plain_tables
+from tests.plain_tables import limits_of, table_of
 
 INF, NAN = float("inf"), float("nan")
-
-
-def table_of(**columns: list[float] | FloatArray) -> ActionTable:
-    """Return a table of the given work columns and `ssim`; columns that are left out are 0."""
-    num_rows = len(next(iter(columns.values())))
-    filled = {
-        name: np.asarray(columns.get(name, np.zeros(num_rows)), dtype=float) for name in Work.__dataclass_fields__
-    }
-    return ActionTable(
-        scheme=np.full(num_rows, "test"),
-        label=np.array([f"row{row}" for row in range(num_rows)]),
-        knobs=(),
-        settings=np.zeros((num_rows, 0)),
-        work=Work(**filled),
-        metrics=("ssim", "fid"),
-        quality=np.stack(
-            [np.asarray(columns.get(name, np.zeros(num_rows)), dtype=float) for name in ("ssim", "fid")], 1
-        ),
-        kind=np.full(num_rows, "modelled"),
-        profile="test",
-    )
-
-
-def link_of(down: list[float] | FloatArray, up: list[float] | FloatArray | None = None) -> LinkState:
-    """Return a link with the given seconds per bit; without `up` the uplink is as fast as the downlink."""
-    down = np.asarray(down, dtype=float)
-    return LinkState(
-        snr=np.ones(len(down)),
-        downlink_s_per_bit=down,
-        uplink_s_per_bit=down.copy() if up is None else np.asarray(up, dtype=float),
-        round_trip_s=0.25,
-        device_rx_power_w=1.0,
-        device_tx_power_w=1.5,
-        edge_tx_power_w=3.0,
-    )
-
-
-def limits_of(**bounds: float) -> tuple[Limit, ...]:
-    return tuple(Limit(quantity=quantity, bound=bound) for quantity, bound in bounds.items())
+link_of = partial(plain_tables.link_of, round_trip_s=0.25)
 
 
 def naive_rows(table: ActionTable, link: LinkState, problem: Problem) -> IntArray:
@@ -207,7 +173,7 @@ def with_breakpoints(table: ActionTable, link: LinkState, problem: Problem) -> L
     return link_of(np.concatenate([link.downlink_s_per_bit, *near]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples)
 @given(instances())
 def test_paths_agree_on_generated_instances(instance: tuple[ActionTable, LinkState, Problem]) -> None:
     table, link, problem = instance
@@ -215,7 +181,6 @@ def test_paths_agree_on_generated_instances(instance: tuple[ActionTable, LinkSta
     assert_both_paths_agree(table, with_breakpoints(table, link, problem), problem)
 
 
-@settings(max_examples=100, deadline=None)
 @given(instances())
 def test_no_feasible_row_beats_the_chosen_one(instance: tuple[ActionTable, LinkState, Problem]) -> None:
     table, link, problem = instance
@@ -322,7 +287,7 @@ def test_nearest_feasible_limits_together() -> None:
     assert outage == "no row has a finite cost there, whatever the limits"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=settings().max_examples)
 @given(instances())
 def test_nearest_limits_are_feasible_and_tight(instance: tuple[ActionTable, LinkState, Problem]) -> None:
     table, link, problem = instance

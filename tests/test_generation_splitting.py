@@ -163,7 +163,7 @@ def test_a_tiny_share_of_the_device_is_not_rounded_away(solver, exponent):
 # invariants
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(models, limits, links, st.sampled_from(SOLVERS))
 def test_answers_are_feasible_rescored_and_certified(model, limit_j, link, solver):
     found = solver(model, limit_j, link)
@@ -177,7 +177,6 @@ def test_answers_are_feasible_rescored_and_certified(model, limit_j, link, solve
     assert found.gap < 1e-8
 
 
-@settings(max_examples=100, deadline=None)
 @given(models, limits, links, st.booleans())
 def test_no_point_of_a_grid_over_ratio_and_power_is_better(model, limit_j, link, is_fixed):
     ratio = np.linspace(model.region_ratio_min, 1.0, 101)[:, np.newaxis]
@@ -189,7 +188,6 @@ def test_no_point_of_a_grid_over_ratio_and_power_is_better(model, limit_j, link,
     assert found.bound_s <= grid * (1 + 1e-9)
 
 
-@settings(max_examples=100, deadline=None)
 @given(models, limits, limits, links, links, st.sampled_from(SOLVERS))
 def test_latency_falls_with_the_limit_and_the_rate(model, first_j, second_j, first, second, solver):
     loose = solver(model, max(first_j, second_j), min(first, second)).latency_s
@@ -197,7 +195,6 @@ def test_latency_falls_with_the_limit_and_the_rate(model, first_j, second_j, fir
         assert loose <= solver(model, limit_j, link).latency_s * (1 + 1e-11)
 
 
-@settings(max_examples=100, deadline=None)
 @given(models, limits, links)
 def test_power_control_never_hurts(model, limit_j, link):
     assert solve(model, limit_j, link).latency_s <= solve_fixed_power(model, limit_j, link).latency_s * (1 + 1e-11)

@@ -16,12 +16,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from megopt import rl
 from megopt.arrays import FloatArray
 from megopt.envs.sb3 import RequestVecEnv
 from megopt.errors import ConfigError, ProblemError
 from megopt.problem import ceilings
+from megopt.rl.advantages import generalised_advantages
 from megopt.rl.lagrangian import DDPGLag, PidGains, PPOLag, SACLag, TD3Lag
-from megopt.rl.lagrangian_buffer import CostReplayBuffer, generalised_advantages
 
 torch.set_num_threads(1)
 WEIGHTS = np.array([1.0, 0.5])
@@ -137,20 +138,6 @@ def test_a_time_limit_bootstraps_and_an_end_does_not() -> None:
     next_values = np.array([[[10.0]], [[0.0]]])  # the first step was cut short, the second was the end
     advantages = generalised_advantages(costs, values, next_values, is_done, gamma=0.9, decay=0.95)
     np.testing.assert_allclose(advantages[:, 0, 0], [1.0 + 9.0 - 10.0, 1.0 - 10.0])
-
-
-def test_replay_keeps_costs_beside_their_transition_and_time_limits_apart_from_ends() -> None:
-    space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
-    buffer = CostReplayBuffer(20, space, space, n_envs=2, device="cpu", num_limits=2)
-    for step in range(12):  # more than fit, so that the oldest are overwritten
-        mark = np.array([[step], [step + 100.0]])
-        infos = [{"costs": row * np.array([1.0, 2.0]), "TimeLimit.truncated": step % 2 == 0} for row in mark]
-        buffer.add(mark, mark, mark, mark[:, 0], np.ones(2), infos)
-    batch = buffer.sample(200)
-    np.testing.assert_array_equal(batch.costs, batch.rewards * torch.tensor([1.0, 2.0]))
-    np.testing.assert_array_equal(batch.observations, batch.rewards)
-    np.testing.assert_array_equal(batch.dones, batch.rewards % 2)
-    assert {2.0, 111.0} <= set(batch.rewards[:, 0].tolist())
 
 
 def test_ppo_learns_from_the_advantage_of_the_lagrangian(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,3 +307,10 @@ def test_off_policy_algorithms_end_near_the_optimum_under_two_limits(algorithm: 
     observation, action = torch.eye(2), torch.zeros(2, 2)  # 0 is the middle of the box: 0.5, whose square is 0.25
     learned = torch.cat(model.cost_critic(observation, action), dim=1).detach().numpy()
     np.testing.assert_allclose(learned, np.tile([0.0, 0.25 / 0.36 - 1.0], (2, 1)), atol=0.15)
+
+
+def test_the_room_names_all_its_algorithms() -> None:
+    assert (rl.PPOLag, rl.SACLag, rl.TD3Lag, rl.DDPGLag) == (PPOLag, SACLag, TD3Lag, DDPGLag)
+    assert {name for name in rl.__all__ if callable(getattr(rl, name))} == set(rl.__all__) <= set(dir(rl))
+    with pytest.raises(AttributeError, match=r"megopt\.rl"):
+        _ = rl.SafePPO

@@ -1,40 +1,34 @@
-"""The device over a real socket: every mode, the channel in between, and everything that can go wrong on the way."""
+"""The device over a real socket: every mode, the channel in between, what it measures and what it remembers."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import httpx
 import numpy as np
 import pytest
-import torch
-import uvicorn
 
 from megopt.arrays import IntArray
 from megopt.diffusion.sampling import advance, decode, start
 from megopt.diffusion.super_resolution import BicubicUpscaler
 from megopt.errors import NotOfferedError
-from megopt.live import runs
-from megopt.live.connection import BusyError, Connection, LinkError
+from megopt.live.connection import Connection
 from megopt.live.course import Generated, Prompt
 from megopt.live.decisions import decision_of, device_only_row
 from megopt.live.device import Device, DeviceSettings
-from megopt.live.edge import create_app
-from megopt.live.messages import Decision, Request
+from megopt.live.edge import served_in_thread
+from megopt.live.messages import Decision
 from megopt.live.observation import KnownLink, ProbedLink
-from megopt.live.service import EdgeService, EdgeSettings
+from megopt.live.service import EdgeService
 from megopt.live.shim import ChannelShim
 from megopt.live.trace import RateTrace
+from megopt.metering.energy import PowerModelMeter
 from megopt.policies.base import Observation
 from megopt.schemes.action_table import ActionTable
 from megopt.schemes.offer import CODEC_BITS, MERGE_RATIO, NUM_STEPS, SPLIT_STEP, SR_SCALE
+from megopt.system.link import LinkState
 from megopt.system.outcome import Work
 
 pytestmark = [
@@ -51,10 +45,9 @@ ROWS: tuple[tuple[str, str, float, float, float, float, float], ...] = (
     ("step_split", "2 of 4 steps at the edge", 4, 2, 0.0, 16, 1),
     ("step_split", "3 of 4 steps at the edge, merge 0.5, 8 bit", 4, 3, 0.5, 8, 1),
     ("step_split", "2 of 4 steps at the edge, x2", 4, 2, 0.0, 16, 2),
-    ("step_split", "99 of 100 steps at the edge", 100, 99, 0.0, 16, 1),
-    ("shared_steps", "2 of 4 steps for 8 users", 4, 2, 0.0, 16, 1),
+    ("unheard_of", "2 of 4 steps somewhere else", 4, 2, 0.0, 16, 1),
 )
-DEVICE_ONLY, EDGE_ONLY, MODEL_SPLIT, STEP_SPLIT, PACKED, ENLARGED, LONG, FOREIGN = range(len(ROWS))
+DEVICE_ONLY, EDGE_ONLY, MODEL_SPLIT, STEP_SPLIT, PACKED, ENLARGED, FOREIGN = range(len(ROWS))
 
 
 def table_of(rows: tuple[Any, ...] = ROWS) -> ActionTable:
@@ -75,18 +68,21 @@ def table_of(rows: tuple[Any, ...] = ROWS) -> ActionTable:
 
 @dataclass(frozen=True, slots=True)
 class Always:
-    """A policy of one row, or one that errs or hangs."""
+    """A policy of one row."""
 
-    row: int = 0
-    error: str = ""
-    sleep_s: float = 0.0
+    row: int
     reads_limits: ClassVar[bool] = False
 
     def act(self, observation: Observation) -> IntArray:
-        time.sleep(self.sleep_s)
-        if self.error:
-            raise RuntimeError(self.error)
         return np.full(len(observation.link.snr), self.row, dtype=np.int64)
+
+
+class Radio:
+    """A link whose radio draws watts."""
+
+    async def observe(self, connection: Connection) -> LinkState:
+        state = await KnownLink(trace=FAST).observe(connection)
+        return replace(state, device_rx_power_w=0.5, device_tx_power_w=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -94,27 +90,11 @@ def pipelines(load_tiny: Callable[[str], Any]) -> tuple[Any, Any]:
     return load_tiny("sd"), load_tiny("sd_device")
 
 
-@contextmanager
-def served(pipeline: Any, **settings: Any) -> Iterator[tuple[EdgeService, int]]:
-    """An edge on a free port of loopback, in a thread."""
-    service = EdgeService(pipeline, "tiny", EdgeSettings(**settings))
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(service, grace_s=2.0), log_level="error", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        yield service, listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(10.0)
-        listener.close()
-
-
 @pytest.fixture(scope="module")
 def edge(pipelines: tuple[Any, Any]) -> Iterator[tuple[EdgeService, int]]:
-    with served(pipelines[0]) as running:
-        yield running
+    service = EdgeService(pipelines[0], "tiny")
+    with served_in_thread(service) as port:
+        yield service, port
 
 
 def device_of(pipelines: tuple[Any, Any], policy: Any, observer: Any = None, **settings: Any) -> Device:
@@ -153,11 +133,6 @@ def reference(pipelines: tuple[Any, Any], split_step: int, num_steps: int = 4, s
     return decode(pipelines[1], advance(pipelines[1], passed, num_steps))[0]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 # --- rows -----------------------------------------------------------------------------------------------------------
 
 
@@ -168,7 +143,7 @@ def test_rows_are_read_as_decisions() -> None:
     assert decision_of(table, PACKED) == packed
     lossy = table_of((("conventional", "edge only, jpeg 90, 4 steps", 4, np.nan, 0.0, 16, 1),))
     assert (decision_of(lossy, 0).image_codec, decision_of(lossy, 0).image_quality) == ("jpeg", 90)
-    with pytest.raises(NotOfferedError, match="row 7, shared_steps: "):
+    with pytest.raises(NotOfferedError, match="row 6, unheard_of: "):
         decision_of(table, FOREIGN)
     with pytest.raises(NotOfferedError, match="no row device only"):
         device_only_row(lossy)
@@ -238,188 +213,51 @@ def test_the_airtime_of_a_slow_link_is_in_the_measurement(
     assert np.array_equal(found.image, reference(pipelines, 4))
 
 
-@pytest.mark.slow
-def test_a_link_lost_in_mid_request_is_finished_from_the_last_checkpoint(pipelines: tuple[Any, Any]) -> None:
-    device = device_of(pipelines, Always(LONG), checkpoint_every=1, num_retries=0)
-
-    async def call(port: int) -> Generated:
-        shim = ChannelShim(("127.0.0.1", port), FAST)
-        address = f"http://127.0.0.1:{await shim.start()}"
-
-        async def cut() -> None:
-            while b"checkpoint" not in heard:
-                await asyncio.sleep(0.005)
-            await shim.cut()
-
-        heard: set[bytes] = set()
-        take = device._take
-        device._take = lambda frame, *rest: (take(frame, *rest), heard.add(frame.kind.encode()))[0]  # type: ignore[method-assign]
-        try:
-            async with asyncio.timeout(60.0), Connection(address) as connection:
-                found, _ = await asyncio.gather(device.generate(PROMPT, connection), cut())
-                return found
-        finally:
-            await shim.stop()
-
-    with served(pipelines[0]) as (_, port):
-        found = asyncio.run(call(port))
-    assert 0 < found.edge_steps < 99
-    assert found.notes[-1] == f"finished alone from step {found.edge_steps}"
-    assert found.image.shape == (32, 32, 3)
+# --- what it measures and remembers ---------------------------------------------------------------------------------
 
 
-# --- damaged answers ------------------------------------------------------------------------------------------------
-
-
-class Damaging(httpx.AsyncHTTPTransport):
-    """Does something to the first answers that hold frames."""
-
-    def __init__(self, damage: Callable[[bytes], bytes], num_times: int) -> None:
-        super().__init__()
-        self.damage, self.num_left = damage, num_times
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = await super().handle_async_request(request)
-        if request.method != "POST" or self.num_left == 0:
-            return response
-        self.num_left -= 1
-        content = await response.aread()
-        return httpx.Response(200, stream=httpx.ByteStream(self.damage(content)))
-
-
-DAMAGES: dict[str, Callable[[bytes], bytes]] = {
-    "truncated": lambda content: content[:-9],
-    "empty": lambda content: b"",
-    "corrupted": lambda content: bytes([*content[:-9], content[-9] ^ 1, *content[-8:]]),
-    "foreign": lambda content: b"HTTP" + content[4:],
-}
-
-
-@pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_answer_is_asked_for_again_and_computed_once(pipelines: tuple[Any, Any], name: str) -> None:
-    device = device_of(pipelines, Always(STEP_SPLIT))
-
-    async def call(port: int) -> Generated:
-        transport = Damaging(DAMAGES[name], 2)
-        async with asyncio.timeout(60.0), Connection(f"http://127.0.0.1:{port}", transport=transport) as connection:
-            return await device.generate(PROMPT, connection)
-
-    with served(pipelines[0]) as (service, port):
-        found = asyncio.run(call(port))
-        assert service.metrics.ended() == {"done": 1}
-    assert len(found.notes) == 2
-    assert np.array_equal(found.image, reference(pipelines, 2))
-
-
-def test_answers_that_stay_damaged_leave_the_device_on_its_own(
+def test_joules_are_those_of_the_meter_and_of_the_radio(
     edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]
 ) -> None:
-    device = device_of(pipelines, Always(STEP_SPLIT))
-
-    async def call() -> Generated:
-        transport = Damaging(DAMAGES["corrupted"], 99)
-        address = f"http://127.0.0.1:{edge[1]}"
-        async with asyncio.timeout(60.0), Connection(address, transport=transport) as connection:
-            return await device.generate(PROMPT, connection)
-
-    found = asyncio.run(call())
-    assert found.notes[-1] == "finished alone from step 0"
-    assert np.array_equal(found.image, reference(pipelines, 0))
+    meter = PowerModelMeter(5.0, "cpu")
+    device = Device(pipelines[1], table_of(), Always(STEP_SPLIT), Radio(), meter=meter)
+    found = made(device, edge[1])
+    measured = found.measured
+    radio_j = 0.5 * measured.downlink_s + 2.0 * measured.uplink_s
+    assert measured.device_energy_j == pytest.approx(5.0 * measured.device_s + radio_j, rel=1e-2)
+    assert found.energy_source == "power_model"
+    assert np.isnan(measured.energy_j[0])  # nobody metered the edge
 
 
-def test_a_frame_sent_twice_gives_one_image(edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]) -> None:
-    device = device_of(pipelines, Always(STEP_SPLIT))
-
-    async def call() -> Generated:
-        transport = Damaging(lambda content: content + content, 1)
-        address = f"http://127.0.0.1:{edge[1]}"
-        async with asyncio.timeout(60.0), Connection(address, transport=transport) as connection:
-            return await device.generate(PROMPT, connection)
-
-    found = asyncio.run(call())
-    assert found.notes == ()
-    assert np.array_equal(found.image, reference(pipelines, 2))
-
-
-# --- what can go wrong ----------------------------------------------------------------------------------------------
+def test_the_timeline_tells_what_is_within_a_stage(edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]) -> None:
+    stages = [stage for stage, _ in made(device_of(pipelines, Always(STEP_SPLIT)), edge[1]).timeline]
+    assert stages == [
+        "observe and decide",
+        "edge and link",
+        "of which queue",
+        "of which edge",
+        "of which link",
+        "denoise",
+        "decode",
+    ]
 
 
-def test_without_an_edge_the_device_is_on_its_own(pipelines: tuple[Any, Any]) -> None:
-    found = made(device_of(pipelines, Always(STEP_SPLIT)), free_port())
-    assert np.array_equal(found.image, reference(pipelines, 0))
-    assert found.notes[0].startswith("no edge: link: ConnectError")
-
-
-@pytest.mark.parametrize(
-    ("policy", "note"),
-    [
-        (Always(error="no idea"), "the policy failed: RuntimeError: no idea"),
-        (Always(sleep_s=5.0), "the policy did not answer within 0.2 s"),
-        (Always(99), "the policy chose row 99 of 8"),
-        (Always(FOREIGN), "device only: row 7, shared_steps: "),
-    ],
-    ids=["errs", "hangs", "outside", "foreign"],
-)
-def test_a_policy_that_fails_is_replaced_by_device_only(
-    edge: tuple[EdgeService, int], pipelines: tuple[Any, Any], policy: Always, note: str
+def test_what_the_edge_said_is_remembered_for_a_while(
+    edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]
 ) -> None:
-    begun_s = time.monotonic()
-    found = made(device_of(pipelines, policy, policy_timeout_s=0.2), edge[1])
-    assert found.row == DEVICE_ONLY
-    assert found.notes[0].startswith(note)
-    assert time.monotonic() - begun_s < 4.5  # a hanging policy is not waited for
+    async def calls(device: Device) -> int:
+        async with asyncio.timeout(60.0), Connection(f"http://127.0.0.1:{edge[1]}") as connection:
+            counted, ask = [0], connection.capabilities
 
+            async def capabilities(*arguments: Any) -> Any:
+                counted[0] += 1
+                return await ask(*arguments)
 
-@pytest.mark.slow
-def test_an_edge_that_stalls_is_given_up_before_the_deadline(pipelines: tuple[Any, Any]) -> None:
-    dead = replace(FAST, downlink_bps=np.array([0.0]))
-    deadline_s = 3.0
+            connection.capabilities = capabilities  # type: ignore[method-assign]
+            await device.refresh(connection)
+            for _ in range(2):
+                assert (await device.generate(PROMPT, connection)).notes == ()
+            return counted[0]
 
-    async def call(port: int) -> Generated:
-        shim = ChannelShim(("127.0.0.1", port), FAST)
-        address = f"http://127.0.0.1:{await shim.start()}"
-        device = device_of(pipelines, Always(STEP_SPLIT), margin_s=0.5)
-        chosen = device._chosen
-
-        async def then_dead(*arguments: Any) -> int:
-            row = await chosen(*arguments)
-            shim.replay(dead)
-            return row
-
-        device._chosen = then_dead  # type: ignore[method-assign]
-        try:
-            async with asyncio.timeout(60.0), Connection(address) as connection:
-                return await device.generate(replace(PROMPT, deadline_s=deadline_s), connection)
-        finally:
-            await shim.stop()
-
-    with served(pipelines[0]) as (_, port):
-        found = asyncio.run(call(port))
-    assert "the deadline is near and the edge has not answered" in found.notes
-    assert np.array_equal(found.image, reference(pipelines, 0))
-    assert deadline_s - 0.6 < found.measured.latency_s[0] < deadline_s + 1.0
-
-
-def test_a_full_edge_is_not_waited_for(pipelines: tuple[Any, Any]) -> None:
-    with served(pipelines[0], max_steps=3) as (_, port):
-        found = made(device_of(pipelines, Always(STEP_SPLIT)), port)
-    assert found.notes == ("device only: it does not offer 4 steps",)
-
-
-def test_calls_name_what_is_wrong(edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]) -> None:
-    decision = Decision(mode="step_split", num_steps=4, split_step=2)
-    device = device_of(pipelines, Always())
-    request = replace(device._request(PROMPT, decision), deadline_s=1e-9)
-
-    async def call(asked: Request, address: str) -> list[Any]:
-        async with Connection(address) as connection:
-            return [frame async for frame in connection.frames(asked)]
-
-    edge[0].submit(device._request(PROMPT, decision).frame().to_bytes())
-    time.sleep(1.0)  # it has learned its times now
-    with pytest.raises(BusyError, match="it answers 429"):
-        asyncio.run(call(request, f"http://127.0.0.1:{edge[1]}"))
-    with pytest.raises(LinkError, match="is the edge running"):
-        asyncio.run(call(request, f"http://127.0.0.1:{free_port()}"))
-    assert runs.begin(pipelines[1], request).step == 0
-    assert torch.get_num_threads() >= 1
+    assert asyncio.run(calls(device_of(pipelines, Always(STEP_SPLIT), refresh_s=60.0))) == 1
+    assert asyncio.run(calls(device_of(pipelines, Always(STEP_SPLIT)))) == 3

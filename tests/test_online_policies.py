@@ -32,41 +32,9 @@ from megopt.system.channel import Rayleigh
 from megopt.system.link import Link, LinkState
 from megopt.system.outcome import Work
 from megopt.tables.profile import load_profile
+from tests.plain_tables import link_of, problem_of, table_of
 
 INF = float("inf")
-
-
-def table_of(**columns: list[float]) -> ActionTable:
-    num_rows = len(next(iter(columns.values())))
-    work = {name: np.asarray(columns.get(name, np.zeros(num_rows)), dtype=float) for name in Work.__dataclass_fields__}
-    return ActionTable(
-        scheme=np.full(num_rows, "test"),
-        label=np.array([f"row{row}" for row in range(num_rows)]),
-        knobs=(),
-        settings=np.zeros((num_rows, 0)),
-        work=Work(**work),
-        metrics=("ssim",),
-        quality=np.asarray(columns.get("ssim", np.zeros(num_rows)), dtype=float)[:, None],
-        kind=np.full(num_rows, "modelled"),
-        profile="test",
-    )
-
-
-def link_of(down: list[float] | FloatArray) -> LinkState:
-    down = np.asarray(down, dtype=float)
-    return LinkState(
-        snr=np.ones(len(down)),
-        downlink_s_per_bit=down,
-        uplink_s_per_bit=down.copy(),
-        round_trip_s=0.0,
-        device_rx_power_w=1.0,
-        device_tx_power_w=1.5,
-        edge_tx_power_w=3.0,
-    )
-
-
-def problem_of(goal: str = "quality", **bounds: float) -> Problem:
-    return Problem(objective=goal, metric="ssim", limits=tuple(Limit(quantity=q, bound=b) for q, b in bounds.items()))
 
 
 def instance(num_states: int, num_rows: int = 60, seed: int = 0) -> tuple[ActionTable, LinkState]:

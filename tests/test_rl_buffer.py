@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from megopt.errors import ConfigError, ProblemError
 from megopt.rl.buffer import CostReplayBuffer, CostReplaySamples
-from megopt.rl.lagrangian_costs import CostLimits
+from megopt.rl.costs import CostLimits
 from megopt.rl.thresholds import Thresholds, mean_horizon
 
 GAMMA = 0.5
@@ -128,12 +128,14 @@ def test_known_horizons() -> None:
         mean_horizon(np.array([3.0]), np.array([False]), 1.0)
 
 
-def run(thresholds: Thresholds, cost: float, value: float, num_steps: int, length: int = 10) -> None:
+def run(
+    thresholds: Thresholds, cost: float, value: float, num_steps: int, length: int = 10, is_felt: bool = False
+) -> None:
     """Take `num_steps` steps of constant cost, cut every `length`, with a critic that says `value`."""
     for step in range(num_steps):
         is_cut = np.array([step % length == length - 1])
         thresholds.observe(np.array([[cost]]), np.array([False]), is_cut, is_warm_up=False)
-        thresholds.update(np.array([value]))
+        thresholds.update(np.array([value]), np.array([is_felt]))
 
 
 def test_thresholds_follow_the_limit_and_then_the_measurement() -> None:
@@ -143,9 +145,28 @@ def test_thresholds_follow_the_limit_and_then_the_measurement() -> None:
     run(thresholds, cost=0.7, value=8.0, num_steps=50)
     assert thresholds.current()[0] == pytest.approx(0.5 * 10.0)  # 5 per 10 steps, horizon 1 / (1 - 0.9)
     run(thresholds, cost=0.7, value=8.0, num_steps=400)
-    # the critic says 8 where costs say 7, so the threshold is 1 higher
-    assert thresholds.current()[0] == pytest.approx(6.0)
+    # the critic says 8 where costs say 7, so the threshold is 1 higher; a lasting excess of 0.2 per step adds an
+    # integral down to its bound, a tenth of 0.5 + 0.7
+    assert thresholds.current()[0] == pytest.approx(6.0 - 0.12 * 10.0)
     assert thresholds.measured_cost()[0] == pytest.approx(7.0)
+
+
+def test_an_actor_that_rests_beside_the_threshold_is_led_to_the_limit() -> None:
+    # the critic is right, but the actor always comes out 0.03 above what the threshold asks for
+    thresholds = Thresholds(CostLimits(values=(0.5,)), 0.9, num_envs=1, window=50)
+    cost = 0.5
+    for _ in range(40):
+        run(thresholds, cost, value=10.0 * cost, num_steps=10, is_felt=True)
+        cost = float(thresholds.current()[0]) / 10.0 + 0.03
+    assert cost == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_slack_limit_winds_nothing_up() -> None:
+    felt, slack = (Thresholds(CostLimits(values=(0.5,)), 0.9, num_envs=1, window=50) for _ in range(2))
+    run(felt, cost=0.4, value=4.0, num_steps=1000, is_felt=True)
+    run(slack, cost=0.4, value=4.0, num_steps=1000)
+    assert felt.current()[0] == pytest.approx(5.0 + 0.09 * 10.0)
+    assert slack.current()[0] == pytest.approx(5.0)
 
 
 def test_steps_before_learning_do_not_count() -> None:

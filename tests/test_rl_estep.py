@@ -65,7 +65,7 @@ def test_the_dual_equals_the_primal(seed: int, num_limits: int) -> None:
         assert step.bound == pytest.approx(value, abs=1e-6)
 
 
-@settings(max_examples=60, derandomize=True)  # a degenerate case in some thousands ends 1e-6 above a limit
+@settings(max_examples=60)
 @given(seed=SEEDS, num_limits=st.integers(0, 3), tightness=st.floats(-0.5, 0.2))
 def test_answers_meet_the_optimality_conditions(seed: int, num_limits: int, tightness: float) -> None:
     rewards, costs, thresholds, max_kl, prior = batch(seed, num_limits, tightness)
@@ -75,6 +75,16 @@ def test_answers_meet_the_optimality_conditions(seed: int, num_limits: int, tigh
         check_optimal(step, thresholds, max_kl)
     else:
         assert step.excess > -1e-6
+
+
+def test_an_answer_at_the_least_temperature_is_as_right_as_any() -> None:
+    # q is a vertex in one state and mixes two actions in the other; the dual is flat to rounding long before its
+    # gradient is, since its curvature is 1 / eta
+    rewards, costs, thresholds, max_kl, prior = batch(4739, 1, tightness=-0.47223532387340833)
+    step = solve(rewards, costs, thresholds, max_kl, prior=prior)
+    assert step.temperature < 1e-6
+    assert step.costs == pytest.approx(thresholds, abs=1e-8)
+    check_optimal(step, thresholds, max_kl)
 
 
 def test_known_answer_of_two_actions() -> None:

@@ -63,7 +63,7 @@ def _generator(profile: Profile, captions: tuple[str, ...]) -> Generator:
     models = Models(
         edge=load("bundled/edge"),
         device=load("bundled/device"),
-        upscalers={scale: load_upscaler("light", scale).upscale for scale in (2, 4)},
+        upscalers={("light", scale): load_upscaler("light", scale).upscale for scale in (2, 4)},
         resolution_px=profile.provenance.resolution_px,
         sampling=Sampling(seed=SEED),
     )
@@ -72,7 +72,7 @@ def _generator(profile: Profile, captions: tuple[str, ...]) -> Generator:
 
 def _images(generator: Generator, table: ActionTable, row: int) -> Images:
     cell, handover = _made_as(table, row)
-    return next(images for _, images in generator.images(cell, [handover]))
+    return next(images for _, _, images in generator.images(cell, [handover]))
 
 
 def _made_as(table: ActionTable, row: int) -> tuple[Cell, Handover]:

@@ -170,9 +170,9 @@ def _levels(found: Surface) -> FloatArray:
 
     values = found.reported(found.means.points)[:, 2]
     low, high = float(values.min()), float(values.max())
-    if not high > low:
+    if high <= low:
         return np.array([low - 0.5, low + 0.5])
-    inside = MaxNLocator(NUM_LEVELS).tick_values(low, high)
+    inside = np.asarray(MaxNLocator(NUM_LEVELS).tick_values(low, high), dtype=np.float64)
     room = 0.02 * (high - low)
     return np.concatenate([[low], inside[(inside > low + room) & (inside < high - room)], [high]])
 

@@ -1,7 +1,6 @@
 """Speed of `megopt/Cell-v0` in device decisions a second, against a floor in plain numpy.
 
-Everything runs on one core. Environment and floor take turns as in `megopt.benchmarks.env`: for each step of an episode
-the shortest time over the repeats counts, and these are summed, so the step that ends all episodes is in.
+How it is timed: `megopt.benchmarks.episodes`.
 """
 
 from __future__ import annotations
@@ -9,14 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from megopt.arrays import IntArray
-from megopt.benchmarks.env import _episode_seconds, gathered_columns
+from megopt.benchmarks import episodes
+from megopt.benchmarks.episodes import NUM_DECKS, decks, episode_seconds, gathered_columns
 from megopt.envs import scenarios
 from megopt.envs.arrivals import Poisson
 from megopt.envs.cell import CellVectorEnv
 from megopt.envs.cell_dynamics import CellParams
-
-_DECKS = 4
-"""Random joint actions that the steps go through in turn."""
 
 
 def run(
@@ -56,14 +53,14 @@ def run(
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     env = CellVectorEnv(num_envs, params=params)
     env.reset(seed=seed)
-    decks = [rng.integers(0, len(params.table), (num_envs, num_devices)) for _ in range(_DECKS)]
+    rows = decks(rng, len(params.table), (num_envs, num_devices))
     decided: list[int] = []
 
     def step_env(step: int) -> None:
-        decided.append(int(env.step(decks[step % _DECKS])[4]["num_requests"].sum()))
+        decided.append(int(env.step(rows[step % NUM_DECKS])[4]["num_requests"].sum()))
 
-    env_s, floor_s = _episode_seconds(
-        [step_env, lambda step: floor_step(rng, params, decks[step % _DECKS], requests_per_slot)],
+    env_s, floor_s = episode_seconds(
+        [step_env, lambda step: floor_step(rng, params, rows[step % NUM_DECKS], requests_per_slot)],
         episode_length,
         repeats,
     )
@@ -81,10 +78,7 @@ def run(
 
 def floor_step(rng: np.random.Generator, params: CellParams, rows: IntArray, requests_per_slot: float) -> None:
     """Draw fading and arrivals, take one log2, sort each cell, gather the columns: the least that a step does."""
-    scattered = rng.standard_normal((rows.size, 2))
-    gain = scattered[:, 0] ** 2 + scattered[:, 1] ** 2
-    np.log2(1.0 + 5.0 * gain)
+    columns = [*gathered_columns(params), params.table.work.edge_s, params.table.work.device_s]
+    episodes.floor_step(rng, columns, rows)
     rng.poisson(requests_per_slot, rows.shape)
     np.argsort(params.edge_rank[rows], axis=1, kind="stable")
-    for column in (*gathered_columns(params), params.table.work.edge_s, params.table.work.device_s):
-        column[rows]

@@ -10,6 +10,7 @@ import numpy as np
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.live.handover import Image
 from megopt.live.messages import Decision, Request, Result
+from megopt.metering.energy import Energy
 from megopt.ranges import require_whole, require_within
 from megopt.system.link import LinkState
 from megopt.system.outcome import Outcome
@@ -54,9 +55,10 @@ class Generated:
         decision: what `row` asks for.
         edge_steps: steps that the edge really did.
         predicted: of `row` on the observed link, fields of shape (1,); a wait at the edge is not in it.
-        measured: what came, fields of shape (1,); joules and quality are NaN.
+        measured: what came, fields of shape (1,); the edge's joules and quality are NaN.
         timeline: stage and time [s], in order.
         notes: what did not go as decided, in words; empty if all did.
+        energy_source: where the device's joules come from, a key of `megopt.tables.schema.ENERGY_SOURCES`.
     """
 
     image: Image
@@ -68,6 +70,7 @@ class Generated:
     measured: Outcome
     timeline: tuple[tuple[str, float], ...]
     notes: tuple[str, ...]
+    energy_source: str = "not_measured"
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +84,8 @@ class Course:
     result: Result | None = None
     link_s: float = 0.0
     payload_bits: float = 0.0
+    device_s: float = 0.0
+    energy: Energy | None = None
     notes: list[str] = field(default_factory=list)
     timeline: list[tuple[str, float]] = field(default_factory=list)
 
@@ -90,18 +95,24 @@ class Course:
         self.timeline.append((stage, took_s))
         return took_s
 
-    def outcome(self, request: Request, link: LinkState | None, device_s: float) -> Outcome:
-        """Return what the request cost, fields of shape (1,); the device's models took `device_s` [s]."""
+    def outcome(self, request: Request, link: LinkState | None) -> Outcome:
+        """Return what the request cost, fields of shape (1,).
+
+        The device's joules are those of its meter, and stated radio watts times the measured time of the link.
+        """
         result, unknown = self.result, np.full(1, np.nan)
-        down_share = self._downlink_share(request, link)
+        downlink_s = self.link_s * self._downlink_share(request, link)
+        uplink_s = self.link_s - downlink_s
+        radio_j = 0.0 if link is None else link.device_rx_power_w * downlink_s + link.device_tx_power_w * uplink_s
+        compute_j = np.nan if self.energy is None else self.energy.energy_j
         return Outcome(
             latency_s=np.array([time.monotonic() - self.begun_s]),
             edge_s=np.array([0.0 if result is None else result.compute_s]),
-            device_s=np.array([device_s]),
-            downlink_s=np.array([self.link_s * down_share]),
-            uplink_s=np.array([self.link_s * (1.0 - down_share)]),
+            device_s=np.array([self.device_s]),
+            downlink_s=np.array([downlink_s]),
+            uplink_s=np.array([uplink_s]),
             edge_energy_j=unknown,
-            device_energy_j=unknown,
+            device_energy_j=np.array([compute_j + radio_j]),
             energy_j=unknown,
             payload_bits=np.array([self.payload_bits]),
             quality=unknown,

@@ -13,16 +13,14 @@ with t_local from the device's own runs. What was predicted and what came is ret
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from megopt.arrays import IntArray
 from megopt.diffusion.pipelines import Pipeline, latent_space
 from megopt.diffusion.super_resolution import Upscaler
 from megopt.errors import ConfigError, MegoptError, PayloadError
@@ -33,7 +31,9 @@ from megopt.live.decisions import decision_of, device_only_row
 from megopt.live.handover import received_checkpoint, received_image, schedule_crc
 from megopt.live.messages import Capabilities, Decision, Request, Result
 from megopt.live.observation import LinkObserver
+from megopt.live.policy_call import chosen_row
 from megopt.live.wire import Frame
+from megopt.metering.energy import Meter, NoMeter
 from megopt.policies.base import Observation, Policy
 from megopt.ranges import require_whole, require_within
 from megopt.schemes.action_table import ActionTable
@@ -53,6 +53,7 @@ class DeviceSettings:
         margin_s: kept back from the deadline [s].
         policy_timeout_s: a policy that takes longer is not waited for [s].
         checkpoint_every: steps between checkpoints that the edge sends on the way; 0 for none.
+        refresh_s: age at which what the edge said of itself is asked for again [s]; 0 asks before every request.
         num_retries: times that a lost answer is asked for again.
         backoff_s: before the first of them, doubled for each further one [s].
     """
@@ -60,11 +61,12 @@ class DeviceSettings:
     margin_s: float = 0.2
     policy_timeout_s: float = 1.0
     checkpoint_every: int = 0
+    refresh_s: float = 0.0
     num_retries: int = 2
     backoff_s: float = 0.05
 
     def __post_init__(self) -> None:
-        times = {name: getattr(self, name) for name in ("margin_s", "policy_timeout_s", "backoff_s")}
+        times = {name: getattr(self, name) for name in ("margin_s", "policy_timeout_s", "refresh_s", "backoff_s")}
         require_within("device settings", 0.0, 600.0, **times)
         require_whole("device settings", 0, checkpoint_every=self.checkpoint_every, num_retries=self.num_retries)
 
@@ -87,9 +89,12 @@ class Device:
         *,
         settings: DeviceSettings | None = None,
         upscalers: Mapping[int, Upscaler] | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.table, self.policy, self.settings = table, policy, settings or DeviceSettings()
         self._pipeline, self._observer, self._upscalers = pipeline, observer, dict(upscalers or {})
+        self._meter = meter or NoMeter()
+        self._told: tuple[float, Connection, Capabilities] | None = None
         self._local_row = device_only_row(table)
         local = decision_of(table, self._local_row)
         # until the first run of its own the device believes the table
@@ -119,31 +124,39 @@ class Device:
                 deadline_s=max(1e-3, self._give_up_s(course) - time.monotonic()),
             )
             await self._ask(asked, connection, course)
-        device_s = await asyncio.to_thread(self._finish, course, decision)
-        return self._generated(course, row, request, link, device_s)
+        await asyncio.to_thread(self._metered, course, decision)
+        return self._generated(course, row, request, link)
+
+    async def refresh(self, connection: Connection) -> None:
+        """Ask the edge what it can do and how busy it is, in a quiet moment; `settings.refresh_s` long that holds.
+
+        Nothing is asked for half that time; where the edge does not answer, a request finds out and says so.
+        """
+        told, now_s = self._told, time.monotonic()
+        if told is not None and told[1] is connection and now_s - told[0] < self.settings.refresh_s / 2.0:
+            return
+        with suppress(LinkError, PayloadError):
+            self._told = now_s, connection, await connection.capabilities()
 
     async def _observed(self, connection: Connection, notes: list[str]) -> tuple[Capabilities | None, LinkState | None]:
         """Return what the edge says of itself, and the link; a note where there is none."""
+        told, now_s = self._told, time.monotonic()
         try:
-            told = await connection.capabilities()
-            return told, await self._observer.observe(connection)
+            if told is None or told[1] is not connection or now_s - told[0] > self.settings.refresh_s:
+                told = self._told = now_s, connection, await connection.capabilities()
+            return told[2], await self._observer.observe(connection)
         except (LinkError, PayloadError) as error:
             notes.append(f"no edge: {error}")
+            self._told = None
             return None, None
 
     async def _chosen(self, link: LinkState, notes: list[str]) -> int:
         """Return the policy's row; a policy that errs or is late is replaced by the row that needs no edge."""
-        try:
-            async with asyncio.timeout(self.settings.policy_timeout_s):
-                row = int((await _in_own_thread(self.policy.act, Observation(link=link)))[0])
-        except TimeoutError:
-            notes.append(f"the policy did not answer within {self.settings.policy_timeout_s:g} s")
-            return self._local_row
-        except Exception as error:  # a policy is foreign code, and the user wants an image all the same
-            notes.append(f"the policy failed: {type(error).__name__}: {error}")
-            return self._local_row
-        if not 0 <= row < len(self.table):
-            notes.append(f"the policy chose row {row} of {len(self.table)}")
+        row, complaint = await chosen_row(
+            self.policy, Observation(link=link), len(self.table), self.settings.policy_timeout_s
+        )
+        if row is None:
+            notes.append(complaint)
             return self._local_row
         return row
 
@@ -211,8 +224,12 @@ class Device:
                     break
                 await asyncio.sleep(wait_s)
         took_s = course.stamp("edge and link", begun_s)
+        if course.result is not None:
+            parts = {"queue": course.result.queue_s, "edge": course.result.compute_s}
+            course.timeline += [(f"of which {stage}", part_s) for stage, part_s in parts.items()]
         if is_over and course.result is not None:
             course.link_s = max(0.0, took_s - course.result.total_s)
+            course.timeline.append(("of which link", course.link_s))
         if not is_over:
             course.notes.append(f"finished alone from step {course.run.step}")
             await connection.cancel(request.request_id, timeout_s=self.settings.margin_s / 2)
@@ -251,8 +268,16 @@ class Device:
         course.result = result
         course.payload_bits = float(BITS_PER_BYTE * sum(len(part.payload) for part in frame.parts))
 
-    def _finish(self, course: Course, decision: Decision) -> float:
-        """Do what is left to do, and return the time of the device's models [s]."""
+    def _metered(self, course: Course, decision: Decision) -> None:
+        """Finish, and note time and joules of the device's models."""
+        begun_s = time.monotonic()
+        self._meter.begin()
+        self._finish(course, decision)
+        course.energy = self._meter.end()
+        course.device_s = time.monotonic() - begun_s
+
+    def _finish(self, course: Course, decision: Decision) -> None:
+        """Do what is left to do."""
         begun_s = time.monotonic()
         image = course.image
         if image is None:
@@ -271,7 +296,6 @@ class Device:
             image = self._upscalers[decision.sr_scale].upscale(image[np.newaxis])[0]
             course.stamp("enlarge", upscale_begun_s)
         course.image = image
-        return time.monotonic() - begun_s
 
     def _learn(self, step_s: float, fixed_s: float) -> None:
         def blended(old: float, new: float) -> float:
@@ -283,14 +307,9 @@ class Device:
         chosen = self.table.take(np.array([row]))
         return outcome(chosen.work, link or no_link(), np.full(1, np.nan))
 
-    def _generated(
-        self, course: Course, row: int, request: Request, link: LinkState | None, device_s: float
-    ) -> Generated:
+    def _generated(self, course: Course, row: int, request: Request, link: LinkState | None) -> Generated:
         assert course.image is not None
         result = course.result
-        if result is not None:
-            course.timeline.append(("of which queue", result.queue_s))
-            course.timeline.append(("of which edge", result.compute_s))
         return Generated(
             image=course.image,
             request_id=request.request_id,
@@ -298,38 +317,13 @@ class Device:
             decision=request.decision,
             edge_steps=0 if result is None else result.step,
             predicted=self._predicted(row, link),
-            measured=course.outcome(request, link, device_s),
+            measured=course.outcome(request, link),
             timeline=tuple(course.timeline),
             notes=tuple(course.notes),
+            energy_source="not_measured" if course.energy is None else course.energy.source,
         )
 
 
 def _loop_time(monotonic_s: float) -> float:
     """Return a time of the monotonic clock on the clock of the running loop [s]."""
     return asyncio.get_running_loop().time() + monotonic_s - time.monotonic()
-
-
-async def _in_own_thread(act: Callable[[Observation], IntArray], observation: Observation) -> IntArray:
-    """Call a policy in a thread that nobody has to wait for."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[IntArray] = loop.create_future()
-
-    def _settle(rows: IntArray | None, error: Exception | None) -> None:
-        if answer.done():
-            return
-        if error is not None:
-            answer.set_exception(error)
-        elif rows is not None:
-            answer.set_result(rows)
-
-    def _call() -> None:
-        rows, failed = None, None
-        try:
-            rows = act(observation)
-        except Exception as error:  # it is raised again where the answer is awaited
-            failed = error
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_settle, rows, failed)
-
-    threading.Thread(target=_call, name="megopt-policy", daemon=True).start()
-    return await answer

@@ -19,8 +19,10 @@ import hmac
 import ipaddress
 import math
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,12 +34,15 @@ from megopt import __version__
 from megopt.errors import ConfigError, PayloadError
 from megopt.live.jobs import Job
 from megopt.live.service import EdgeService, RefusedError
+from megopt.live.telemetry import log_event
 
 FRAMES = "application/vnd.megopt.frames"
 MAX_REQUEST_BYTES = 1 << 16
 MAX_PROBE_BYTES = 1 << 20
 REFUSAL_STATUS = {"busy": 429, "closing": 503, "other_request": 409}
 BODY_TIMEOUT_S = 10.0
+KEEP_ALIVE_S = 120
+"""Time for which an idle connection is kept [s]: a device pays for a new one with round trips."""
 
 
 def create_app(service: EdgeService, *, token: str | None = None, grace_s: float = 10.0) -> FastAPI:
@@ -92,21 +97,63 @@ def serve(
         key: of the certificate.
 
     Raises:
-        ConfigError: for an address off loopback without a token, or a certificate without its key.
+        ConfigError: for an address off loopback without a token, a certificate without its key, or an address that
+            cannot be listened on.
     """
     check_exposure(host, token)
     if (certificate is None) != (key is None):
         message = "serve: a certificate and its key belong together; give both or none"
         raise ConfigError(message)
-    app = create_app(service, token=token)
     paths: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
+    config = uvicorn.Config(
+        create_app(service, token=token),
+        log_level="warning",
+        timeout_graceful_shutdown=10,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        **paths,
+    )
+    listener = _listener(host, port)
+    # the kernel takes connections from here on
+    log_event("listening", url=f"http{'s' if certificate else ''}://{host}:{port}", model=service.model)
     # uvicorn ends gracefully at these signals, and then raises them again: the caller still has something to say
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=10, **paths)
+        uvicorn.Server(config).run(sockets=[listener])
     finally:
+        listener.close()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def served_in_thread(service: EdgeService, *, token: str | None = None) -> Iterator[int]:
+    """Serve on a free port of loopback while the context lasts, and yield the port: an edge within a program.
+
+    Args:
+        service: takes the requests; it is closed with the context.
+        token: bearer token; None for none.
+    """
+    app = create_app(service, token=token, grace_s=2.0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    listener = _listener("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join(10.0)
+        listener.close()
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        message = (
+            f"serve: host={host} port={port} cannot be listened on ({error.strerror}); choose another port or host"
+        )
+        raise ConfigError(message) from error
 
 
 def check_exposure(host: str, token: str | None) -> None:

@@ -77,13 +77,14 @@ class EdgeService:
     """Takes requests, computes them in a thread of its own, and keeps what became of them.
 
     Attributes:
+        model: its name, for those who ask.
         settings: bounds.
         metrics: counters.
     """
 
     def __init__(self, pipeline: Pipeline, model: str, settings: EdgeSettings | None = None) -> None:
-        self.settings, self.metrics = settings or EdgeSettings(), EdgeMetrics()
-        self._pipeline, self._model = pipeline, model
+        self.model, self.settings, self.metrics = model, settings or EdgeSettings(), EdgeMetrics()
+        self._pipeline = pipeline
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
@@ -101,7 +102,7 @@ class EdgeService:
         return Capabilities(
             protocol_version=PROTOCOL_VERSION,
             megopt_version=__version__,
-            model=self._model,
+            model=self.model,
             latent_space=latent_space(self._pipeline),
             samplers=tuple(key for key, sampler in SAMPLERS.items() if name in sampler.families),
             modes=EDGE_MODES,

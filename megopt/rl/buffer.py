@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from megopt.arrays import BoolArray, FloatArray
 from megopt.errors import ConfigError
 from megopt.ranges import require_whole, require_within
-from megopt.rl.lagrangian_costs import read_costs, require_finite_rewards
+from megopt.rl.costs import read_costs, require_finite_rewards
 
 
 class CostReplaySamples(NamedTuple):

@@ -169,7 +169,7 @@ class _Scaled:
             reward=reward,
             costs=np.mean(np.sum(point.weights * self._raw_costs, axis=2), axis=1),
             prior_costs=self.prior_costs,
-            bound=-np.inf if is_recovery else mean_reward + point.value * unit,
+            bound=-np.inf if is_recovery else float(mean_reward + point.value * unit),
             excess=excess,
             is_feasible=not is_recovery and not self.is_hopeless,
             num_iterations=num_iterations,

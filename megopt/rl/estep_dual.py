@@ -155,14 +155,21 @@ def minimise(
 
 
 def _descended(dual: Dual, x: FloatArray, point: DualPoint, ridge: float) -> tuple[FloatArray, DualPoint] | None:
-    """Return a lower point along a Newton step, shortened until it descends; None where no length does."""
+    """Return a better point along a Newton step, shortened until it is; None where no length is.
+
+    Better is a lower value, until the value can no longer tell: it is known to 1e-16 only, and with a curvature of
+    1 / eta that hides gradients up to sqrt(1e-16 / eta). From there on, a smaller residual is better.
+    """
     step = dual.newton_step(point, x, ridge)
     slope = float(point.gradient @ step)
-    if -slope <= _ROUNDING * (1.0 + abs(point.value)):
-        return None
+    is_flat = -slope <= _ROUNDING * (1.0 + abs(point.value))
+    before = dual.residual(point, x) if is_flat else 0.0
     length = min(1.0, (_GROW - 1.0) * x[0] / step[0]) if step[0] > 0.0 else 1.0
-    for shrink in _SHORTENED:
-        trial = dual.at(x + length * shrink * step)
-        if trial.value <= point.value + 1e-4 * length * shrink * slope:
-            return x + length * shrink * step, trial
+    for share in length * _SHORTENED:
+        moved = x + share * step
+        trial = dual.at(moved)
+        if is_flat and dual.residual(trial, moved) <= (1.0 - 0.3 * share) * before:
+            return moved, trial
+        if not is_flat and trial.value <= point.value + 1e-4 * share * slope:
+            return moved, trial
     return None

@@ -6,14 +6,14 @@
     maximise E[rewards]   subject to   mean cost_i <= limit_i,      L = rewards - sum_i lambda_i (cost_i - limit_i)
 
 The environment reports one cost per limit in `info["costs"]`, or a single one in `info["cost"]`. Limits are on plain
-means over steps or on undiscounted sums per episode (`megopt.rl.lagrangian_costs`); lambda comes from PID controllers
+means over steps or on undiscounted sums per episode (`megopt.rl.costs`); lambda comes from PID controllers
 on the measured costs (`megopt.rl.pid`); policies ascend L. Everything else (policies, callbacks, logging, save, load)
 is stable-baselines3's; a saved model carries its multipliers, their controllers' memory and the critics of the costs.
 """
 
 from __future__ import annotations
 
-from megopt.rl.lagrangian_costs import CostLimits, LimitPer
+from megopt.rl.costs import CostLimits, LimitPer
 from megopt.rl.lagrangian_off_policy import DDPGLag, SACLag, TD3Lag
 from megopt.rl.lagrangian_ppo import PPOLag
 from megopt.rl.pid import PidGains

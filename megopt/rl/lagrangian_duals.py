@@ -11,11 +11,14 @@ so that the multipliers of both kinds are of one size: rewards per step over rel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from megopt.arrays import BoolArray, FloatArray
+from megopt.errors import ConfigError
 from megopt.rl import pid
-from megopt.rl.lagrangian_costs import CostLimits, CostMeasure, CostMeter
+from megopt.rl.costs import CostLimits, CostMeasure, CostMeter, LimitPer
 
 
 class Duals:
@@ -85,3 +88,22 @@ class Duals:
             if self.measure is not None:
                 rows[f"lagrange/cost_{index}"] = float(self.measure.mean[index])
         return rows
+
+
+def new_duals(
+    limits: Sequence[float] | None,
+    limit_per: LimitPer,
+    cost_scales: Sequence[float] | None,
+    gains: pid.PidGains | None,
+) -> Duals:
+    """Return the duals that a constructor's arguments ask for.
+
+    Raises:
+        ConfigError: no limits, or limits and scales that do not fit.
+    """
+    if limits is None or np.ndim(limits) != 1:
+        message = f"limits = {limits}; expected a list with one number per cost; pass limits=[...]"
+        raise ConfigError(message)
+    values = tuple(float(limit) for limit in limits)
+    scales = None if cost_scales is None else tuple(float(scale) for scale in cost_scales)
+    return Duals(CostLimits(values=values, per=limit_per, scales=scales), gains or pid.PidGains())

@@ -27,10 +27,10 @@ from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from torch.nn import functional
 
 from megopt.errors import ConfigError
-from megopt.rl.lagrangian_buffer import CostReplayBuffer, CostReplaySamples
-from megopt.rl.lagrangian_costs import LimitPer, read_costs, require_finite_rewards
-from megopt.rl.lagrangian_duals import Duals
-from megopt.rl.lagrangian_ppo import new_duals
+from megopt.rl.buffer import CostReplayBuffer, CostReplaySamples
+from megopt.rl.costs import LimitPer
+from megopt.rl.lagrangian_duals import Duals, new_duals
+from megopt.rl.networks import descend, new_optimizer
 from megopt.rl.pid import PidGains
 
 Self = TypeVar("Self", bound="CostCritics")
@@ -93,17 +93,14 @@ class CostCritics(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self.replay_buffer_class = CostReplayBuffer
-        self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "num_limits": self.duals.num_limits}
+        given = {"num_limits": self.duals.num_limits, "gamma": self.gamma}
+        self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, **given}
         super()._setup_model()
         self.cost_critic = self._new_cost_critic()
         self.cost_critic_target = self._new_cost_critic()
         self.cost_critic_target.load_state_dict(self.cost_critic.state_dict())
         self.cost_critic_target.set_training_mode(False)
-        self.cost_critic.optimizer = self.policy.optimizer_class(
-            self.cost_critic.parameters(),
-            lr=self.lr_schedule(1),  # type: ignore[call-arg]  # every optimizer takes lr
-            **self.policy.optimizer_kwargs,
-        )
+        self.cost_critic.optimizer = new_optimizer(self.policy, self.cost_critic, self.lr_schedule(1))
 
     def _new_cost_critic(self) -> ContinuousCritic:
         extractor = self.policy.make_features_extractor()
@@ -139,12 +136,11 @@ class CostCritics(OffPolicyAlgorithm):
     def _store_transition(
         self, replay_buffer: Any, buffer_action: Any, new_obs: Any, reward: Any, dones: Any, infos: Any
     ) -> None:
-        require_finite_rewards(reward)
-        costs = read_costs(infos, self.duals.num_limits)
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         # num_timesteps already counts this step, whose actions were random if it was still below learning_starts.
         is_warm_up = self.num_timesteps - self.n_envs < self.learning_starts
+        costs = replay_buffer.costs[replay_buffer.newest].astype(np.float64)
         self.duals.count(costs, np.asarray(dones, dtype=bool), is_warm_up=is_warm_up)
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _on_step(self) -> None:
         super()._on_step()
@@ -179,19 +175,17 @@ class CostCritics(OffPolicyAlgorithm):
         """Step all reward critics towards a target of shape (batch, 1); `weight` as in the parent's loss."""
         values = self.critic(batch.observations, batch.actions)  # type: ignore[attr-defined]  # the parent's
         loss = weight * torch.stack([functional.mse_loss(value, target) for value in values]).sum()
-        _step(self.critic.optimizer, loss)  # type: ignore[attr-defined]
-        return loss.item()
+        return descend(self.critic.optimizer, loss)  # type: ignore[attr-defined]
 
     def _fit_cost_critics(self, batch: CostReplaySamples, next_actions: torch.Tensor) -> float:
         """Step the critics of the costs, with the actions that the policy would take next."""
         offset, scale = (self._tensor(part) for part in self.duals.offset_and_scale())
         with torch.no_grad():
             following = torch.cat(self.cost_critic_target(batch.next_observations, next_actions), dim=1)
-            target = (batch.costs - offset) / scale + (1.0 - batch.dones) * self.gamma * following
+            target = (batch.returns[:, 1:] - offset) / scale + batch.discounts[:, None] * following
         values = torch.cat(self.cost_critic(batch.observations, batch.actions), dim=1)
         loss = functional.mse_loss(values, target, reduction="none").mean(dim=0).sum()
-        _step(self.cost_critic.optimizer, loss)
-        return loss.item()
+        return descend(self.cost_critic.optimizer, loss)
 
     def _lagrangian(self, batch: CostReplaySamples, actions: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
         """Return the actor's loss under the limits; `loss` is the parent's."""
@@ -233,17 +227,16 @@ class SACLag(CostCritics, SAC):
             next_actions, next_log_prob = self.actor.action_log_prob(batch.next_observations)
             following = _least(self.critic_target(batch.next_observations, next_actions))
             following = following - ent_coef * next_log_prob.reshape(-1, 1)
-            target = batch.rewards + (1.0 - batch.dones) * self.gamma * following
+            target = batch.returns[:, :1] + batch.discounts[:, None] * following
         losses = {"critic_loss": self._fit_critics(batch, target, 0.5), "ent_coef": ent_coef.item()}
         losses["cost_critic_loss"] = self._fit_cost_critics(batch, next_actions)
         free = (ent_coef * log_prob - _least(self.critic(batch.observations, actions))).mean()
-        actor_loss = self._lagrangian(batch, actions, free)
-        _step(self.actor.optimizer, actor_loss)
+        losses["actor_loss"] = descend(self.actor.optimizer, self._lagrangian(batch, actions, free))
         if self._n_updates % self.target_update_interval == 0:
             self._follow(self.critic, self.critic_target)
             self._follow(self.cost_critic, self.cost_critic_target)
         self._n_updates += 1
-        return losses | {"actor_loss": actor_loss.item()}
+        return losses
 
     def _fit_temperature(self, log_prob: torch.Tensor) -> torch.Tensor:
         """Return the entropy coefficient, and step it towards the target entropy where it is learned."""
@@ -251,7 +244,7 @@ class SACLag(CostCritics, SAC):
             return self.ent_coef_tensor
         ent_coef = torch.exp(self.log_ent_coef.detach())
         assert isinstance(self.target_entropy, float)
-        _step(self.ent_coef_optimizer, -(self.log_ent_coef * (log_prob + self.target_entropy).detach()).mean())
+        descend(self.ent_coef_optimizer, -(self.log_ent_coef * (log_prob + self.target_entropy).detach()).mean())
         return ent_coef
 
 
@@ -266,18 +259,16 @@ class TD3Lag(CostCritics, TD3):
             noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
             next_actions = (self.actor_target(batch.next_observations) + noise).clamp(-1.0, 1.0)
             following = _least(self.critic_target(batch.next_observations, next_actions))
-            target = batch.rewards + (1.0 - batch.dones) * self.gamma * following
+            target = batch.returns[:, :1] + batch.discounts[:, None] * following
         losses = {"critic_loss": self._fit_critics(batch, target, 1.0)}
         losses["cost_critic_loss"] = self._fit_cost_critics(batch, next_actions)
         if self._n_updates % self.policy_delay == 0:
             actions = self.actor(batch.observations)
             free = -self.critic.q1_forward(batch.observations, actions).mean()
-            actor_loss = self._lagrangian(batch, actions, free)
-            _step(self.actor.optimizer, actor_loss)
+            losses["actor_loss"] = descend(self.actor.optimizer, self._lagrangian(batch, actions, free))
             self._follow(self.critic, self.critic_target)
             self._follow(self.cost_critic, self.cost_critic_target)
             self._follow(self.actor, self.actor_target)
-            losses["actor_loss"] = actor_loss.item()
         return losses
 
 
@@ -303,9 +294,3 @@ class DDPGLag(TD3Lag):
 
 def _least(values: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat(tuple(values), dim=1).min(dim=1, keepdim=True).values
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()

@@ -9,41 +9,16 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
-from stable_baselines3.common.torch_layers import create_mlp
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from torch.nn import functional
 
 from megopt.arrays import BoolArray, FloatArray
-from megopt.errors import ConfigError
-from megopt.rl.lagrangian_buffer import generalised_advantages
-from megopt.rl.lagrangian_costs import CostLimits, LimitPer, read_costs, require_finite_rewards
-from megopt.rl.lagrangian_duals import Duals
+from megopt.rl.advantages import generalised_advantages
+from megopt.rl.costs import LimitPer, read_costs, require_finite_rewards
+from megopt.rl.lagrangian_duals import Duals, new_duals
+from megopt.rl.networks import FeatureNetwork, new_optimizer
 from megopt.rl.pid import PidGains
-
-
-class CostValue(BaseModel):
-    """Expected discounted scaled cost of a state, one output per limit; layers as in the policy's value network."""
-
-    def __init__(self, policy: ActorCriticPolicy, num_limits: int) -> None:
-        """Build the network and its optimizer beside a policy, whose parameters it does not share."""
-        extractor = policy.make_features_extractor()
-        super().__init__(
-            policy.observation_space,
-            policy.action_space,
-            features_extractor=extractor,
-            normalize_images=policy.normalize_images,
-        )
-        layers = policy.net_arch["vf"] if isinstance(policy.net_arch, dict) else policy.net_arch
-        self.network = torch.nn.Sequential(
-            *create_mlp(extractor.features_dim, num_limits, list(layers), policy.activation_fn)
-        )
-
-    def forward(self, observations: Any) -> torch.Tensor:
-        """Return values of shape (batch, num_limits)."""
-        assert self.features_extractor is not None
-        values: torch.Tensor = self.network(self.extract_features(observations, self.features_extractor))
-        return values
 
 
 class PPOLag(PPO):
@@ -54,7 +29,7 @@ class PPOLag(PPO):
 
     Attributes:
         duals: multipliers, limits and the latest measured costs.
-        cost_value: critic of the scaled costs.
+        cost_value: expected discounted scaled cost of a state, one output per limit; layers as the value network has.
     """
 
     duals: Duals
@@ -93,12 +68,11 @@ class PPOLag(PPO):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.cost_value = CostValue(self.policy, self.duals.num_limits).to(self.device)
-        self.cost_value.optimizer = self.policy.optimizer_class(
-            self.cost_value.parameters(),
-            lr=self.lr_schedule(1),  # type: ignore[call-arg]  # every optimizer takes lr
-            **self.policy.optimizer_kwargs,
-        )
+        arch = self.policy.net_arch
+        layers = list(arch["vf"] if isinstance(arch, dict) else arch)
+        activation_fn, num_limits = self.policy.activation_fn, self.duals.num_limits
+        self.cost_value = FeatureNetwork(self.policy, layers, activation_fn, num_limits).to(self.device)
+        self.cost_value.optimizer = new_optimizer(self.policy, self.cost_value, self.lr_schedule(1))
         self._costs: list[FloatArray] = []
         self._is_done: list[BoolArray] = []
         self._timeouts: list[tuple[int, int, Any]] = []
@@ -211,22 +185,3 @@ class PPOLag(PPO):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()
         return [*state_dicts, "cost_value", "cost_value.optimizer"], variables
-
-
-def new_duals(
-    limits: Sequence[float] | None,
-    limit_per: LimitPer,
-    cost_scales: Sequence[float] | None,
-    gains: PidGains | None,
-) -> Duals:
-    """Return the duals that a constructor's arguments ask for.
-
-    Raises:
-        ConfigError: no limits, or limits and scales that do not fit.
-    """
-    if limits is None or np.ndim(limits) != 1:
-        message = f"limits = {limits}; expected a list with one number per cost; pass limits=[...]"
-        raise ConfigError(message)
-    values = tuple(float(limit) for limit in limits)
-    scales = None if cost_scales is None else tuple(float(scale) for scale in cost_scales)
-    return Duals(CostLimits(values=values, per=limit_per, scales=scales), gains or PidGains())

@@ -12,6 +12,10 @@ measured: over the same stretch of time, mean Q^{c_i} of the policy over replaye
     threshold_i = limit_i H + (mean Q^{c_i} - measured cost_i H)
 
 A policy at the threshold then has the measured mean cost limit_i, whatever the shift is.
+
+The actor is not quite at the threshold, though: it is fitted to the E-step's q, and where its class cannot follow (a
+Gaussian, at a step of the cost) it comes to rest above or below. So a slow integral of limit_i - measured cost_i is
+added, over about two windows, bounded, and only while the limit is felt: it does not wind up behind a slack limit.
 """
 
 from __future__ import annotations
@@ -21,7 +25,12 @@ import numpy as np
 from megopt.arrays import BoolArray, FloatArray
 from megopt.errors import ConfigError
 from megopt.ranges import require_whole, require_within
-from megopt.rl.lagrangian_costs import CostLimits
+from megopt.rl.costs import CostLimits
+
+_INTEGRAL_GAIN = 0.5
+"""Share of a lasting distance from a limit that the integral takes up per window."""
+_INTEGRAL_BOUND = 0.1
+"""Largest integral, as a share of the sizes of limit and measured cost together."""
 
 
 def mean_horizon(lengths: FloatArray, is_terminated: BoolArray, gamma: float) -> float:
@@ -80,6 +89,7 @@ class Thresholds:
         self._num_skipped = 0
         self.measured = np.full(len(self._ceilings), np.nan)
         self.values = np.zeros(len(self._ceilings))
+        self._integral = np.zeros(len(self._ceilings))
         self.horizon = 1.0 / (1.0 - gamma) if gamma < 1.0 else np.nan
         self.episode_length = np.nan
 
@@ -107,11 +117,15 @@ class Thresholds:
             self.horizon = mean_horizon(lengths, ended, self._gamma)
             self.episode_length = float(np.mean(lengths))
 
-    def update(self, values: FloatArray) -> None:
-        """Take the mean Q of each cost under the policy, shape (num_limits,), from updates since the last call.
+    def update(self, values: FloatArray, is_felt: BoolArray) -> None:
+        """Take note of the updates since the last call.
 
         Costs and values enter with the same weights, so that both look back equally far. The first window is left
         out of the correction: a critic that has just begun to learn says nothing about its shift.
+
+        Args:
+            values: mean Q of each cost under the policy, shape (num_limits,).
+            is_felt: whether the limit had a multiplier above 0, shape (num_limits,).
         """
         if not self._num_pending:
             return
@@ -123,7 +137,19 @@ class Thresholds:
         rate = min(1.0, self._num_pending / min(self._num_measured, self._window))
         self.measured = mean if rate == 1.0 else self.measured + rate * (mean - self.measured)
         self.values = values if rate == 1.0 else self.values + rate * (values - self.values)
+        if self.is_corrected and np.all(np.isfinite(self.limits_per_step)):
+            self._integrate(mean, is_felt, self._num_pending / self._window)
         self._pending, self._num_pending = np.zeros(len(self._ceilings)), 0
+
+    def _integrate(self, mean: FloatArray, is_felt: BoolArray, share: float) -> None:
+        """Move the integral by a share of a window; behind a limit that is not felt it fades."""
+        limits = self.limits_per_step
+        missing = limits - mean
+        is_moved = is_felt | (missing < 0.0)
+        faded = self._integral * (1.0 - min(1.0, share))
+        moved = np.where(is_moved, self._integral + _INTEGRAL_GAIN * share * missing, faded)
+        bound = _INTEGRAL_BOUND * (np.abs(limits) + np.abs(self.measured))
+        self._integral = np.clip(moved, -bound, bound)
 
     @property
     def is_corrected(self) -> bool:
@@ -138,7 +164,7 @@ class Thresholds:
     def current(self) -> FloatArray:
         """Return the thresholds on mean Q, shape (num_limits,); inf until the first episode for limits per episode."""
         base = self.limits_per_step * self.horizon
-        shift = self.values - self.measured * self.horizon if self.is_corrected else 0.0
+        shift = self.values - (self.measured - self._integral) * self.horizon if self.is_corrected else 0.0
         return np.where(np.isnan(base), np.inf, base + shift)
 
     def measured_cost(self) -> FloatArray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from megopt.errors import ConfigError, ProblemError
-from megopt.rl.lagrangian_costs import CostLimits, CostMeter, read_costs
+from megopt.rl.costs import CostLimits, CostMeter, read_costs
 from megopt.rl.lagrangian_duals import Duals
 from megopt.rl.pid import PidGains
 

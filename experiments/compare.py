@@ -1,0 +1,46 @@
+"""`megopt compare`: algorithms x seeds x analytic baselines on the same fading; finished runs are skipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from megopt.analysis import comparison_report as say
+from megopt.analysis.comparison import compare
+from megopt.analysis.comparison_figure import save_comparison_figure
+from megopt.analysis.report import Report
+from megopt.errors import ConfigError
+from megopt.experiments.train import plans_of
+from megopt.files import write_atomically
+
+
+def run(config: DictConfig, output_dir: Path) -> Report:
+    """Return the report of a comparison; writes comparison.json, runs.csv and the figure into its folder."""
+    import torch
+
+    torch.set_num_threads(int(config.num_threads))
+    known = plans_of(config)
+    strange = [name for name in config.algorithms if name not in known]
+    if strange or not config.algorithms:
+        message = f"compare: algorithms = {list(config.algorithms)}; expected some of {', '.join(known)}; change it"
+        raise ConfigError(message)
+    plans = {name: known[name] for name in config.algorithms}
+    default = Path("outputs/compare") / next(iter(plans.values())).scenario
+    folder = default if config.folder is None else Path(config.folder)
+    found = compare(
+        plans,
+        list(config.baselines),
+        folder,
+        num_seeds=config.seeds,
+        num_episodes=config.test_episodes,
+        test_seed=config.test_seed,
+        is_resumed=config.resume,
+    )
+    files = [
+        write_atomically(folder / "runs.csv", lambda path: say.runs_frame(found).to_csv(path, index=False)),
+        *save_comparison_figure(found, folder / "comparison"),
+    ]
+    report = say.report_of(found, files)
+    write_atomically(folder / "comparison.json", lambda path: path.write_text(report.as_json() + "\n"))
+    return report

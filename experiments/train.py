@@ -1,0 +1,60 @@
+"""`megopt train`: train one agent on a scenario; a stopped run goes on where it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from megopt.analysis.report import Report
+from megopt.analysis.training import TrainingPlan, train
+from megopt.analysis.training_report import report_of
+from megopt.envs.cell_dynamics import CellParams
+from megopt.envs.dynamics import EnvParams
+from megopt.errors import ConfigError
+
+
+def run(config: DictConfig, output_dir: Path) -> Report:
+    """Return the report of one run; its files are in the folder that it names."""
+    import torch
+
+    plans = plans_of(config)
+    if len(plans) != 1:
+        message = f"train: {len(plans)} algorithms; expected one, such as algorithm=cvpo; compare takes several"
+        raise ConfigError(message)
+    torch.set_num_threads(int(config.num_threads))
+    plan = next(iter(plans.values()))
+    default = Path("outputs/train") / plan.scenario / plan.algorithm / f"seed_{plan.seed}"
+    folder = default if config.folder is None else Path(config.folder)
+    return report_of(plan, train(plan, folder, is_resumed=config.resume))
+
+
+def plans_of(config: DictConfig) -> dict[str, TrainingPlan]:
+    """Return the plan of each algorithm of a configuration, by name."""
+    params = params_of(config)
+    shared = {name: config[name] for name in ("num_steps", "eval_every", "eval_episodes", "checkpoint_every", "seed")}
+    entries = OmegaConf.to_container(config.algorithm, resolve=True)
+    assert isinstance(entries, dict)
+    scenario = str(config.scenario._target_).rsplit(".", 1)[-1]
+    return {
+        str(name): TrainingPlan(scenario=scenario, params=params, device=config.device, **shared, **entry)
+        for name, entry in entries.items()
+    }
+
+
+def params_of(config: DictConfig) -> EnvParams:
+    """Return the environment of a configuration, with its limits in place of the scenario's.
+
+    Raises:
+        ConfigError: for a scenario of another environment than `megopt/Request-v0`.
+    """
+    params = instantiate(config.scenario, _convert_="all")
+    if not isinstance(params, EnvParams) or isinstance(params, CellParams):
+        message = f"scenario {config.scenario._target_}: expected one of megopt/Request-v0: request or meg_cvpo"
+        raise ConfigError(message)
+    problem = params.problem
+    for quantity, bound in config.limits.items():
+        problem = problem if bound is None else problem.with_limit(str(quantity), bound)
+    return replace(params, problem=problem)

@@ -1,0 +1,139 @@
+"""Judge agents and policies on the same fresh episodes of `megopt/Request-v0`: same places and same fading for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from megopt.arrays import FloatArray, IntArray
+from megopt.envs.dynamics import EnvParams
+from megopt.envs.request import RequestVectorEnv
+from megopt.envs.shell import Observations
+from megopt.errors import ConfigError
+from megopt.policies.base import Observation, Policy
+from megopt.problem import ceilings
+from megopt.ranges import require_whole
+from megopt.rl import agents
+from megopt.system.link import LinkState
+
+Chooser = Callable[[Observations, LinkState], Any]
+"""From observations and the link of the waiting requests to actions, one per episode."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a way to choose came to; fields of shape (num_episodes,), means over the requests of an episode.
+
+    Attributes:
+        reward: mean reward [unit of the objective].
+        costs: mean cost per limit, shape (num_episodes, num_limits).
+        latency_s: mean latency [s].
+        energy_j: mean energy of edge and device [J].
+        quality: mean quality [metric's unit].
+    """
+
+    reward: FloatArray
+    costs: FloatArray
+    latency_s: FloatArray
+    energy_j: FloatArray
+    quality: FloatArray
+
+    def summary(self, limits: FloatArray) -> dict[str, Any]:
+        """Return means over the episodes as plain data, and how the limits were kept.
+
+        `excess` is the largest excess of a mean cost over its limit, relative to it, below 0 where all are kept;
+        `violation_rate` the share of episodes whose own mean exceeds a limit.
+        """
+        costs = np.mean(self.costs, axis=0)
+        return {
+            "reward": float(np.mean(self.reward)),
+            "costs": [float(cost) for cost in costs],
+            "excess": float(np.max(relative_excess(costs, limits), initial=-np.inf)) if len(limits) else 0.0,
+            "violation_rate": float(np.mean(np.any(self.costs > limits, axis=1))),
+            "latency_s": float(np.mean(self.latency_s)),
+            "energy_j": float(np.mean(self.energy_j)),
+            "quality": float(np.mean(self.quality)),
+        }
+
+
+def relative_excess(costs: FloatArray, limits: FloatArray) -> FloatArray:
+    """Return (cost - limit) / |limit|, or cost - limit where the limit is 0; arrays that broadcast."""
+    return np.asarray((costs - limits) / np.where(limits == 0.0, 1.0, np.abs(limits)))
+
+
+def evaluate(chooser: Chooser, params: EnvParams, actions: str, num_episodes: int, seed: int) -> Evaluation:
+    """Return what `chooser` comes to on the episodes of `seed`; the same seed gives the same fading to all.
+
+    Args:
+        chooser: says what to do.
+        params: the environment.
+        actions: kind of the chooser's actions, see `megopt.envs.actions`.
+        num_episodes: episodes side by side [1].
+        seed: of places and fading.
+
+    Raises:
+        ConfigError: if episodes can end early, as with a battery.
+    """
+    env = _episodes(params, actions, num_episodes, seed)
+    observations, _ = env.reset(seed=seed)
+    info: dict[str, Any] = {}
+    for _ in range(params.episode_length):
+        observations, _, _, _, info = env.step(chooser(observations, env.link_state()))
+    final = info["final"]
+    return Evaluation(
+        reward=final["reward"],
+        costs=final["costs"],
+        latency_s=final["latency_s"],
+        energy_j=final["energy_j"],
+        quality=final["quality"],
+    )
+
+
+def evaluate_agent(
+    agent: Any, params: EnvParams, actions: str, *, num_episodes: int, seed: int, is_sampled: bool
+) -> Evaluation:
+    """Return what an agent of `megopt.rl.agents` comes to; no random generator but its own is touched."""
+    rng = np.random.default_rng(np.random.SeedSequence((seed, 1)))
+
+    def choose(observations: Observations, link: LinkState) -> Any:
+        return agents.actions_of(agent, observations, rng, is_sampled=is_sampled)
+
+    return evaluate(choose, params, actions, num_episodes, seed)
+
+
+def evaluate_policy(policy: Policy, params: EnvParams, *, num_episodes: int, seed: int) -> Evaluation:
+    """Return what a policy comes to; one with a memory meets the first request of all episodes, then the second."""
+
+    def choose(observations: Observations, link: LinkState) -> IntArray:
+        return policy.act(Observation(link=link))
+
+    return evaluate(choose, params, "discrete", num_episodes, seed)
+
+
+def recorded_fading(params: EnvParams, *, num_episodes: int, seed: int) -> list[LinkState]:
+    """Return the link of request 0, 1, ... of the episodes of `seed`, fields of shape (num_episodes,) each."""
+    env = _episodes(params, "discrete", num_episodes, seed)
+    env.reset(seed=seed)
+    any_rows = np.full(num_episodes, int(np.argmax(params.is_offered)))
+    links = []
+    for _ in range(params.episode_length):
+        links.append(env.link_state())
+        env.step(any_rows)
+    return links
+
+
+def limits_of(params: EnvParams) -> FloatArray:
+    """Return the limits on mean costs per request, shape (num_limits,)."""
+    return ceilings(params.problem)
+
+
+def _episodes(params: EnvParams, actions: str, num_episodes: int, seed: int) -> RequestVectorEnv:
+    require_whole("evaluation", 1, num_episodes=num_episodes)
+    require_whole("evaluation", 0, seed=seed)
+    if params.has_battery:
+        message = f"evaluation: battery_j = {params.battery_j:g}; expected episodes of equal length; set it to .inf"
+        raise ConfigError(message)
+    return RequestVectorEnv(num_episodes, params=params, actions=actions, bad_actions="clip", autoreset_mode="Disabled")

@@ -1,0 +1,103 @@
+"""What `megopt train` answers: the last point of the curve, the bound beside it, and the learning curve as a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from megopt.analysis import learning_figure
+from megopt.analysis.evaluation import limits_of, recorded_fading
+from megopt.analysis.report import Report, rich_table, shown_path
+from megopt.analysis.training import AGENT_FOLDER, CURVE_FILE, VALIDATION_SEED, TrainedRun, TrainingPlan
+from megopt.solvers import pipelining
+from megopt.solvers.pipelining import PlannedBound
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def report_of(plan: TrainingPlan, run: TrainedRun) -> Report:
+    """Return the report of a run, finished or stopped; draws its learning curve."""
+    bound = validation_bound(plan)
+    files = learning_figure.save_learning_figure(plan, run, reward_bound(bound), run.folder / "learning_curve")
+    latest = run.curve.iloc[-1].to_dict() if len(run.curve) else {}
+    summary = _summary(plan, run, bound, latest, files)
+    state = "finished" if run.is_finished else "stopped; the same command goes on with it"
+    return Report(
+        summary=summary,
+        headline=_headline(plan, summary),
+        tables=[_table(plan, latest)],
+        lines=[
+            f"{plan.algorithm}, seed {plan.seed}: {summary['num_steps']} of {plan.num_steps} requests, {state}",
+            f"no policy within the limits gains more than {summary['bound']:.6g} on these episodes",
+            *(f"wrote {shown_path(path)}" for path in [run.folder / CURVE_FILE, run.folder / AGENT_FOLDER, *files]),
+        ],
+    )
+
+
+def validation_bound(plan: TrainingPlan) -> PlannedBound:
+    """Return the bound on the episodes behind the learning curve."""
+    return bound_on(plan, plan.eval_episodes, VALIDATION_SEED)
+
+
+def bound_on(plan: TrainingPlan, num_episodes: int, seed: int) -> PlannedBound:
+    """Return what no policy within the limits exceeds on the episodes of `seed`."""
+    params = plan.params
+    links = recorded_fading(params, num_episodes=num_episodes, seed=seed)
+    offered = params.table.take(np.flatnonzero(params.is_offered))
+    return pipelining.bound(offered, links, params.problem, is_pipelined=params.is_pipelined)
+
+
+def reward_bound(bound: PlannedBound) -> float:
+    """Return the bound as a largest mean reward; NaN where the limits cannot be kept."""
+    return -bound.bound
+
+
+def share_of(reward: float, bound: float) -> float:
+    """Return 1 - (bound - reward) / |bound|: the share of the bound for rewards above 0, and 1 at the bound for any."""
+    return 1.0 - (bound - reward) / max(abs(bound), 1e-12)
+
+
+def _summary(
+    plan: TrainingPlan, run: TrainedRun, bound: PlannedBound, latest: dict[Any, Any], files: Sequence[Path]
+) -> dict[str, Any]:
+    best = reward_bound(bound)
+    return {
+        "plan": plan.fingerprint(),
+        "is_finished": run.is_finished,
+        "num_steps": int(latest.get("num_steps", 0)),
+        "training_s": run.training_s,
+        "status": str(bound.status),
+        "bound": best,
+        "share_of_bound": share_of(float(latest.get("sampled_reward", np.nan)), best),
+        "latest": latest,
+        "checkpoint": str(run.folder / AGENT_FOLDER),
+        "files": [str(path) for path in [run.folder / CURVE_FILE, *files]],
+    }
+
+
+def _headline(plan: TrainingPlan, summary: dict[str, Any]) -> str:
+    excess = summary["latest"].get("sampled_excess", np.nan)
+    return (
+        f"{plan.algorithm} seed {plan.seed}: {summary['share_of_bound']:.1%} of the bound, "
+        f"worst limit {excess:+.1%}, {summary['training_s']:.0f} s of learning"
+    )
+
+
+def _table(plan: TrainingPlan, latest: dict[Any, Any]) -> Any:
+    limits = dict(zip((limit.quantity for limit in plan.params.problem.limits), limits_of(plan.params), strict=True))
+    rows = [
+        ["reward", *(f"{latest.get(f'{kind}_reward', np.nan):.5g}" for kind in ("sampled", "mean")), "-"],
+        *(
+            [name, *(f"{latest.get(f'{kind}_{name}', np.nan):.5g}" for kind in ("sampled", "mean")), f"{limit:g}"]
+            for name, limit in limits.items()
+        ),
+        [
+            "episodes over a limit",
+            *(f"{latest.get(f'{kind}_violation_rate', np.nan):.0%}" for kind in ("sampled", "mean")),
+            "-",
+        ],
+    ]
+    return rich_table("held-out episodes, means per request", ["quantity", "sampled", "mean policy", "limit"], rows)

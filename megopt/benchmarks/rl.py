@@ -1,0 +1,111 @@
+"""Speed of CVPO beside stable-baselines3's SAC: same environment, same layers, same batches, same run.
+
+The environment is `megopt/Request-v0` with both of its limits; SAC sees rewards alone. The algorithms take turns, so
+that what other programs on the machine take falls on all of them, and the shortest time over the turns counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from megopt.envs import scenarios
+from megopt.problem import ceilings
+from megopt.ranges import require_whole
+
+_WARM_UP_STEPS = 64
+
+
+def run(
+    num_envs: int = 16,
+    num_steps: int = 128,
+    num_updates: int = 20,
+    batch_size: int = 256,
+    net_arch: Sequence[int] = (256, 256),
+    repeats: int = 5,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Return rates and their ratios; `box` and `discrete` are the actions that CVPO takes, SAC's are a box.
+
+    - update_ratio.box, update_ratio.discrete: time per update of CVPO over that of SAC; below 1 is faster.
+    - step_ratio.box, step_ratio.discrete: environment steps per second of CVPO over those of SAC, without updates.
+    - <algorithm>.updates_per_s: gradient updates a second: critics, E-step and actor, or SAC's own.
+    - <algorithm>.steps_per_s: environment steps a second, with the policy acting, stored in replay.
+
+    Args:
+        num_envs: devices side by side [1].
+        num_steps: steps of all devices that are timed at a time [1].
+        num_updates: updates that are timed at a time [1].
+        batch_size: transitions per update [1].
+        net_arch: widths of the hidden layers of all networks [1].
+        repeats: the best of so many turns counts [1].
+        seed: of environments and networks.
+    """
+    where = "benchmark rl"
+    require_whole(where, 1, num_envs=num_envs, num_steps=num_steps, num_updates=num_updates, repeats=repeats)
+    layers = [int(width) for width in net_arch]
+    agents = _agents(num_envs, batch_size, layers, seed)
+    works: list[Callable[[], object]] = []
+    for agent in agents.values():
+        works += [_stepping(agent, num_steps), _updating(agent, num_updates, batch_size)]
+    seconds = _shortest_seconds(works, repeats)
+    step_s = dict(zip(agents, seconds[::2], strict=True))
+    update_s = dict(zip(agents, seconds[1::2], strict=True))
+    peer = "sac"
+    kinds = {name.split(".")[1]: name for name in agents if name != peer}
+    result = {f"update_ratio.{kind}": update_s[name] / update_s[peer] for kind, name in kinds.items()}
+    result |= {f"step_ratio.{kind}": step_s[peer] / step_s[name] for kind, name in kinds.items()}
+    for name in agents:
+        result[f"{name}.updates_per_s"] = num_updates / update_s[name]
+        result[f"{name}.steps_per_s"] = num_envs * num_steps / step_s[name]
+    return result
+
+
+def _agents(num_envs: int, batch_size: int, layers: list[int], seed: int) -> dict[str, Any]:
+    """Return all agents past their random steps."""
+    from stable_baselines3 import SAC
+
+    from megopt.envs.sb3 import RequestVecEnv
+    from megopt.rl.cvpo import CVPO
+
+    limits = ceilings(scenarios.request().problem)
+    num_first = max(_WARM_UP_STEPS * num_envs, batch_size)
+    shared: dict[str, Any] = {"learning_starts": num_first, "batch_size": batch_size, "buffer_size": 100_000}
+    shared |= {"gradient_steps": 0, "train_freq": 1, "seed": seed, "device": "cpu"}
+    bounded = {"limits": list(limits)}
+    peers: dict[str, tuple[Any, str, dict[str, Any]]] = {
+        "sac": (SAC, "box", {}),
+        "cvpo.box": (CVPO, "box", bounded),
+        "cvpo.discrete": (CVPO, "discrete", bounded),
+    }
+    agents: dict[str, Any] = {}
+    for name, (algorithm, kind, bounds) in peers.items():
+        env = RequestVecEnv(num_envs, actions=kind)
+        agents[name] = algorithm("MlpPolicy", env, policy_kwargs={"net_arch": list(layers)}, **bounds, **shared)
+    for agent in agents.values():
+        agent.learn(num_first + num_envs)
+    return agents
+
+
+def _stepping(agent: Any, num_steps: int) -> Callable[[], object]:
+    num_rows = num_steps * agent.n_envs
+    return lambda: agent.learn(num_rows, reset_num_timesteps=False)
+
+
+def _updating(agent: Any, num_updates: int, batch_size: int) -> Callable[[], object]:
+    return lambda: agent.train(num_updates, batch_size)
+
+
+def _shortest_seconds(works: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Return the shortest wall time of each work [s]; they take turns, the first of which is not counted."""
+    least = np.full(len(works), np.inf)
+    for repeat in range(repeats + 1):
+        for number, work in enumerate(works):
+            start = time.perf_counter()
+            work()
+            if repeat:
+                least[number] = min(least[number], time.perf_counter() - start)
+    return [float(seconds) for seconds in least]

@@ -1,0 +1,68 @@
+"""Settings of CVPO: its own, and its values of those that all off-policy algorithms have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from megopt.ranges import require_whole, require_within
+
+OFF_POLICY: dict[str, Any] = {
+    "learning_rate": 5e-4,  # of the actor, a number or a schedule
+    "buffer_size": 200_000,  # transitions to keep
+    "learning_starts": 1000,  # steps with random actions before the first update
+    "batch_size": 256,  # states per update
+    "tau": 0.01,  # share that slow critics move per update
+    "gamma": 0.99,  # discount per step, in [0, 1]
+    "train_freq": 1,  # steps per environment, or (n, "episode"), between calls of `train`
+    "gradient_steps": 1,  # updates per call; -1 for one per step
+}
+"""CVPO's values of the settings that all off-policy algorithms of stable-baselines3 have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CVPOSettings:
+    """What CVPO alone knows; every field is a keyword of `megopt.rl.cvpo.CVPO`.
+
+    Attributes:
+        critic_rate_factor: learning rate of the critics over that of the actor, > 0.
+        policy_tau: share that the slow actor moves per update, in [0, 1].
+        n_steps: steps per return.
+        num_samples: actions per state in the E-step, where they are not enumerated.
+        num_sampled_states: states of a batch that E- and M-step use where actions are sampled; critics use all.
+        max_kl: trust region of the E-step [nat].
+        num_fit_steps: gradient steps of the M-step per E-step.
+        fit_kl: trust region of the M-step: of the mean for Box, of the policy otherwise [nat].
+        fit_kl_spread: trust region of the spread for Box [nat].
+        measure_window: steps that the measured cost looks back on.
+        use_action_masks: ask the environment's `action_masks()` which Discrete or MultiDiscrete choices are legal.
+        use_joint_masks: masks cover joint actions of MultiDiscrete, in an array of the space's shape or raveled;
+            otherwise one entry per choice of each factor.
+    """
+
+    critic_rate_factor: float = 2.0
+    policy_tau: float = 0.05
+    n_steps: int = 1
+    num_samples: int = 16
+    num_sampled_states: int = 128
+    max_kl: float = 0.1
+    num_fit_steps: int = 1
+    fit_kl: float = 0.01
+    fit_kl_spread: float = 0.001
+    measure_window: int = 4000
+    use_action_masks: bool = False
+    use_joint_masks: bool = False
+
+    def __post_init__(self) -> None:
+        radii = {"max_kl": self.max_kl, "fit_kl": self.fit_kl, "fit_kl_spread": self.fit_kl_spread}
+        require_within("CVPO", 1e-9, 1e3, critic_rate_factor=self.critic_rate_factor, **radii)
+        require_within("CVPO", 0.0, 1.0, policy_tau=self.policy_tau)
+        require_whole("CVPO", 2, num_samples=self.num_samples)
+        require_whole("CVPO", 1, num_fit_steps=self.num_fit_steps, num_sampled_states=self.num_sampled_states)
+        require_whole("CVPO", 1, measure_window=self.measure_window, n_steps=self.n_steps)
+
+    @classmethod
+    def taken_from(cls, keywords: dict[str, Any]) -> CVPOSettings:
+        """Return the settings among some keywords, and remove them there."""
+        names = [field.name for field in fields(cls) if field.name in keywords]
+        return cls(**{name: keywords.pop(name) for name in names})

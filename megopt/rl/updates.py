@@ -1,0 +1,111 @@
+"""One update of CVPO on a batch: critics to their targets, the E-step, and the actor to its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch as th
+
+from megopt.arrays import FloatArray
+from megopt.rl.action_head import Candidates
+from megopt.rl.buffer import CostReplaySamples
+from megopt.rl.estep import EStep, solve
+from megopt.rl.networks import descend
+from megopt.rl.policies import CVPOPolicy
+from megopt.rl.settings import CVPOSettings
+
+_MULTIPLIER_RATE, _MULTIPLIER_CEILING = 0.1, 100.0
+"""Change of a multiplier of the M-step per divergence that is off by its bound, and its largest value."""
+_TOLERANCE, _MAX_ITERATIONS = 1e-6, 60
+"""Of the E-step, on batches of values that are far less certain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What an update of the actor came to.
+
+    Attributes:
+        step: answer of the E-step.
+        multipliers: multiplier of each divergence after the M-step, >= 0.
+        loss: cross entropy of the last gradient step.
+        share: largest divergence there over its bound.
+    """
+
+    step: EStep
+    multipliers: FloatArray
+    loss: float
+    share: float
+
+
+def fit_critics(policy: CVPOPolicy, batch: CostReplaySamples) -> float:
+    """Fit reward and cost critics to their n-step targets; returns the loss in the critics' units."""
+    head = policy.head
+    with th.no_grad():
+        following = head.candidates(policy.actor(batch.next_observations), batch.next_masks, 1)
+        values = policy.critic_target.joined(batch.next_observations, following)
+        expected = values[..., 0] if following.prior is None else th.sum(values * following.prior, dim=2)
+        targets = (batch.returns.T + batch.discounts * expected) / policy.critic.scales[:, None]
+    current = policy.critic.of_stored(batch.observations, head.encode(batch.actions))
+    return descend(policy.critic.optimizer, th.mean((current - targets) ** 2, dim=2).sum())
+
+
+def fit_actor(
+    policy: CVPOPolicy,
+    batch: CostReplaySamples,
+    thresholds: FloatArray,
+    settings: CVPOSettings,
+    multipliers: FloatArray,
+    latest: EStep | None,
+) -> Fit:
+    """Solve the E-step around the slow actor and fit the actor to its answer.
+
+    Args:
+        policy: the networks.
+        batch: where from.
+        thresholds: upper limits on mean Q of the costs, shape (num_limits,).
+        settings: trust regions and counts.
+        multipliers: multiplier of each divergence, >= 0, shape (num_divergences,).
+        latest: the E-step before, to start from.
+    """
+    head = policy.head
+    count = None if head.num_joint else settings.num_sampled_states
+    states, masks = batch.observations[:count], None if batch.masks is None else batch.masks[:count]
+    with th.no_grad():
+        old = policy.actor_target(states)
+        candidates = head.candidates(old, masks, settings.num_samples)
+        values = _doubles(policy.critic_target.joined(states, candidates))
+    step = solve(
+        values[0],
+        values[1:],
+        thresholds,
+        settings.max_kl,
+        prior=_prior(candidates),
+        start=latest,
+        tolerance=_TOLERANCE,
+        max_iterations=_MAX_ITERATIONS,
+    )
+    weights = th.as_tensor(step.weights, dtype=th.float32, device=old.device)
+    radii = np.array([settings.fit_kl, settings.fit_kl_spread][: len(head.names)])
+    for _ in range(settings.num_fit_steps):
+        new = policy.actor(states)
+        divergences = head.divergences(new, old, masks)
+        fit = head.fit_loss(new, old, candidates, weights, masks)
+        prices = th.as_tensor(multipliers, dtype=th.float32, device=old.device)
+        descend(policy.actor.optimizer, fit + th.sum(prices * divergences))
+        shares = _doubles(divergences) / radii
+        # projected where it is stored, so that it does not wind up
+        multipliers = np.clip(multipliers + _MULTIPLIER_RATE * (shares - 1.0), 0.0, _MULTIPLIER_CEILING)
+    return Fit(step=step, multipliers=multipliers, loss=float(fit.detach()), share=float(np.max(shares)))
+
+
+def _prior(candidates: Candidates) -> FloatArray | None:
+    """Return pi(a|s) of enumerated actions with rows that sum to 1 in double precision."""
+    if candidates.prior is None:
+        return None
+    prior = _doubles(candidates.prior)
+    return np.asarray(prior / np.sum(prior, axis=1, keepdims=True))
+
+
+def _doubles(tensor: th.Tensor) -> FloatArray:
+    return tensor.detach().cpu().numpy().astype(np.float64)

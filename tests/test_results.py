@@ -1,0 +1,154 @@
+"""Questions to a dataset of runs: known answers, filters by configuration, and messages that name what there is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from megopt.analysis.records import RECORD
+from megopt.application import run_verb
+from megopt.errors import ConfigError
+from megopt.sweeps.query import aggregate_sql, open_results
+from megopt.sweeps.run import Run, RunStatus
+from megopt.sweeps.store import Store
+
+LATENCY_S = (1.0, 3.0, np.inf)
+
+
+def run_at(snr_db: float, sweep: str = "demo") -> Run:
+    config = {"channel": {"snr_db": snr_db}, "seed": 0, "bound": np.inf, "names": ["a"]}
+    return Run.of(sweep=sweep, call="a.b", overrides=[f"channel.snr_db={snr_db}"], config=config)
+
+
+def records(snr_db: float) -> pd.DataFrame:
+    values = {"text": "optimal", "float": 1.0, "int": 0}
+    frame = pd.DataFrame({column.name: [values[column.dtype]] * 3 for column in RECORD})
+    return frame.assign(latency_s=np.array(LATENCY_S) + snr_db, violation=[0.0, 0.0, 0.5], quality=np.nan)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two runs of the sweep demo, at 0 and 10 dB, and one without records of the sweep other."""
+    store = Store(folder=tmp_path / "results")
+    for snr_db in (0, 10):
+        run = run_at(snr_db)
+        store.write(run, records(snr_db), status=RunStatus.DONE, message="", call_s=0.25)
+    store.write(run_at(5.5, "other"), None, status=RunStatus.LEFT_OUT, message="not 'offered'", call_s=0.0)
+    return store.folder
+
+
+def test_means_are_over_served_requests(folder: Path) -> None:
+    with open_results(folder) as results:
+        answer = results.ask(aggregate_sql("", ["config.channel.snr_db"], ["latency_s", "quality"]))
+    assert answer["config.channel.snr_db"].tolist() == [0.0, 10.0]
+    assert answer["latency_s"].tolist() == [2.0, 12.0]
+    assert answer["quality"].isna().all()
+    assert answer["outage_rate"].tolist() == pytest.approx([1 / 3, 1 / 3])
+    assert answer["violation_rate"].tolist() == pytest.approx([1 / 3, 1 / 3])
+    assert answer["num_records"].tolist() == [3, 3]
+
+
+def test_columns_that_are_words_of_sql_need_no_quotes(folder: Path) -> None:
+    with open_results(folder) as results:
+        answer = results.ask(aggregate_sql("latency_s > 0", ["limit", "policy || '!'", '"row"'], ["row + 1"]))
+    assert list(answer.columns[:4]) == ["limit", "policy || '!'", "row", "row + 1"]
+
+
+def test_the_same_numbers_as_pandas(folder: Path) -> None:
+    with open_results(folder) as results:
+        everything = results.ask("SELECT * EXCLUDE (config) FROM records")
+        (answer,) = results.ask(aggregate_sql("latency_s > 2", [], ["latency_s"]))["latency_s"]
+    kept = everything[np.isfinite(everything["latency_s"]) & (everything["latency_s"] > 2)]
+    assert answer == pytest.approx(kept["latency_s"].mean())
+
+
+def test_runs_tell_their_configuration_and_what_became_of_them(folder: Path) -> None:
+    with open_results(folder) as results:
+        runs = results.ask("SELECT *, config.channel.snr_db AS snr, config.bound AS bound FROM runs ORDER BY snr")
+    assert runs["status"].tolist() == ["done", "left out", "done"]
+    assert runs["message"].tolist() == ["", "not 'offered'", ""]
+    assert runs["num_records"].tolist() == [3, 0, 3]
+    assert runs["snr"].tolist() == [0.0, 5.5, 10.0]
+    assert set(runs["bound"]) == {"inf"}
+    assert list(runs["overrides"][0]) == ["channel.snr_db=0"]
+    assert runs["sweep"].tolist() == ["demo", "other", "demo"]
+
+
+def test_one_sweep_alone(folder: Path) -> None:
+    with open_results(folder, "other") as results:
+        assert len(results.ask("SELECT * FROM records")) == 0
+        assert len(results.ask("SELECT * FROM runs")) == 1
+
+
+def test_a_file_under_way_is_not_seen(folder: Path) -> None:
+    (folder / "sweep=demo" / "half.0.partial").write_bytes(b"PAR1")
+    with open_results(folder) as results:
+        assert len(results.ask("SELECT * FROM runs")) == 3
+
+
+def test_a_column_that_only_newer_files_hold_is_null_in_the_others(folder: Path) -> None:
+    path = Store(folder=folder).path_of(run_at(0))
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.drop_columns(["kind"]), path)
+    with open_results(folder) as results:
+        assert results.ask("SELECT count(*) AS n FROM records WHERE kind IS NULL")["n"].tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELECT latencys FROM records", 'column "latencys" not found .*did you mean latency_s.* one of .*energy_j'),
+        ("SELECT config.channel.snr FROM records", "expected one of config.bound, config.channel.snr_db"),
+        ("SELECT * FROM record", "Table with name record does not exist"),
+        ("SELEC 1", "syntax error .*the query was: SELEC 1"),
+    ],
+)
+def test_wrong_questions_name_what_there_is(folder: Path, sql: str, message: str) -> None:
+    with open_results(folder) as results, pytest.raises(ConfigError, match=message):
+        results.ask(sql)
+
+
+def test_an_empty_dataset_says_how_to_fill_it(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(ConfigError, match="no runs; make some with `megopt sweep`"), open_results(tmp_path / "none"):
+        pass
+    with pytest.raises(ConfigError, match="no runs of sweep dem; expected one of demo, other"):  # noqa: SIM117
+        with open_results(folder, "dem"):
+            pass
+
+
+def verb(folder: Path, *overrides: str) -> int:
+    return run_verb("results", [f"results={folder}", *overrides])
+
+
+def test_the_verb_answers_json_and_saves(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    target = folder.parent / "answer.parquet"
+    assert verb(folder, "group_by=[config.channel.snr_db]", "show=[latency_s]", f"save={target}", "output=json") == 0
+    report = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert [row["latency_s"] for row in report["rows"]] == [2.0, 12.0]
+    assert pd.read_parquet(target)["latency_s"].tolist() == [2.0, 12.0]
+    assert verb(folder, "sql='SELECT status, count(*) AS n FROM runs GROUP BY 1 ORDER BY 1'", "num_rows=1") == 0
+    assert "2 rows; 1 are shown" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("save=answer.xls", "expected a file name that ends in .csv or .parquet"),
+        ("show=latency_s", "show = 'latency_s'; expected a list, such as show=[latency_s]"),
+        ("group_by=[polcy]", 'column "polcy" not found in FROM clause'),
+        ("num_rows=0", "num_rows is 0; expected a whole number from 1"),
+        ("sweep=nope", "no runs of sweep nope; expected one of demo, other"),
+        ("shwo=[quality]", "results has no key 'shwo'; did you mean show?"),
+    ],
+)
+def test_bad_input_gets_one_line(folder: Path, override: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert verb(folder, override) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1, error
+    assert message in error

@@ -1,0 +1,213 @@
+"""`megopt sweep` as a user meets it: processes that start, are interrupted, are killed; the records are the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from megopt.application import run_verb
+from megopt.configuration import group_choices
+from megopt.sweeps.query import open_results
+
+SMALL = ["experiment=smoke", "num_traces=1", "num_requests=2"]
+LIMIT_S = 900.0
+
+
+def command(*overrides: str) -> list[str]:
+    code = "import sys; from megopt.application import run_verb; raise SystemExit(run_verb('sweep', sys.argv[1:]))"
+    return [sys.executable, "-c", code, *overrides]
+
+
+def sweep(cwd: Path, *overrides: str, code: int = 0) -> dict:
+    words = command(*SMALL, "output=json", *overrides)
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def records(folder: Path) -> pd.DataFrame:
+    """All records, in an order that does not depend on when they were written."""
+    with open_results(folder) as results:
+        return results.ask('SELECT * EXCLUDE (config) FROM records ORDER BY run, policy, "limit", request')
+
+
+def start(cwd: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Start a sweep in a group of its own, as a terminal does."""
+    return subprocess.Popen(
+        command(*overrides), cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def wait_for_runs(folder: Path, number: int) -> None:
+    end = time.monotonic() + LIMIT_S
+    while len(list(folder.glob("results/sweep=*/*.parquet"))) < number:
+        assert time.monotonic() < end, "no run came back"
+        time.sleep(0.02)
+
+
+BAD_INPUT = [
+    ("axes.channel.snr=[1]", "sweep has no key 'axes.channel.snr'; did you mean axes.channel.snr_db?"),
+    ("+axes.channel.snr=[1]", "did you mean channel.snr_db"),
+    ("+axes.seed=3", "axes.seed is 3; expected a list of values, such as axes.seed=[3]"),
+    ("axes.policy=[optimall]", "Could not find 'policy/optimall'"),
+    ("launcher=rya", "Could not find 'launcher/rya'"),
+    ("launcher.num_worker=2", "no key 'launcher.num_worker'; did you mean launcher.num_workers?"),
+    ("launcher.num_workers=0", "num_workers is 0; expected a whole number from 1"),
+    ("name=a/b", "name = 'a/b'; expected letters"),
+    ("redo=maybe", "redo = 'maybe'; expected true or false"),
+    ("channel.snr_db=3", "channel.snr_db is set and is an axis of the sweep as well"),
+    ("call=megopt.nothing", "expected the dotted path of a function"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), BAD_INPUT, ids=[override for override, _ in BAD_INPUT])
+def test_bad_input_gets_one_line(
+    override: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_verb("sweep", [*SMALL, override]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1, error
+    assert message in error
+    assert not (tmp_path / "outputs" / "results").exists()
+
+
+def test_a_multirun_of_sweeps_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_verb("sweep", ["-m", *SMALL, "seed=0,1"]) == 2
+    assert "name the values in axes" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_goes_on_and_gives_the_records_of_an_unbroken_one(tmp_path: Path) -> None:
+    axes = "axes.channel.snr_db=[0,2,4,6,8,10,12,14,16,18]"
+    sweep(tmp_path, axes, "results=unbroken", "launcher.num_workers=2")
+    process = start(tmp_path, *SMALL, axes, "results=results", "launcher.num_workers=2")
+    wait_for_runs(tmp_path, 2)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to all processes of the group
+    output, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130, errors
+    assert "the same command goes on from here" in errors
+    assert "Traceback" not in output + errors
+    num_done = len(list(tmp_path.glob("results/*/*.parquet")))
+    assert 2 <= num_done < 40
+    assert not list(tmp_path.glob("results/*/*.partial"))
+    report = sweep(tmp_path, axes, "results=results")
+    assert (report["num_runs"], report["skipped"], report["done"]) == (40, num_done, 40 - num_done)
+    pd.testing.assert_frame_equal(records(tmp_path / "results"), records(tmp_path / "unbroken"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["local", "joblib"])
+def test_a_killed_worker_does_not_stop_the_sweep(launcher: str, tmp_path: Path) -> None:
+    if launcher == "joblib":
+        pytest.importorskip("joblib")
+    axes = "axes.channel.snr_db=[0,2,4,6,8,10,12,14,16,18]"
+    overrides = [axes, "results=results", f"launcher={launcher}", "launcher.num_workers=2", "output=json"]
+    process = start(tmp_path, *SMALL, *overrides)
+    wait_for_runs(tmp_path, 2)
+    os.kill(_worker(process.pid), signal.SIGKILL)
+    output, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, errors
+    report = json.loads(output.strip().splitlines()[-1])
+    assert report["done"] == 40
+    assert len(report["workers"]) > 2
+
+
+def _worker(parent: int) -> int:
+    """Return a process of the pool, by what its command line runs."""
+    import psutil
+
+    marks = ("spawn_main", "loky", "ray::perform", "ray::IDLE")  # Ray ends itself when an agent of it dies
+    found = psutil.Process(parent).children(recursive=True)
+    workers = [child for child in found if any(mark in " ".join(child.cmdline()) for mark in marks)]
+    workers = [child for child in workers if "resource_tracker" not in " ".join(child.cmdline())]
+    return max(workers, key=lambda child: child.cpu_times().user).pid
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_share_a_dataset(tmp_path: Path) -> None:
+    both = [start(tmp_path, *SMALL, "results=results", "launcher.num_workers=1") for _ in range(2)]
+    assert [process.wait(LIMIT_S) for process in both] == [0, 0]
+    for process in both:
+        process.communicate()
+    assert len(records(tmp_path / "results")) == 8 * 2
+
+
+@pytest.mark.slow
+def test_submitit_in_place_of_slurm(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    report = sweep(tmp_path, "launcher=submitit_local", "launcher.runs_per_task=4", "results=results")
+    assert report["done"] == 8
+    assert len(report["workers"]) == 2
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_a_cluster_of_this_machine_survives_a_killed_worker_and_gives_the_same_records(
+    engine: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray" if engine == "ray" else "distributed")
+    axes = "axes.channel.snr_db=[0,2,4,6,8,10,12,14,16,18]"
+    sweep(tmp_path, axes, "results=unbroken")
+    overrides = [axes, "results=results", f"launcher={engine}", "launcher.num_workers=2", "output=json"]
+    process = start(tmp_path, *SMALL, *overrides)
+    wait_for_runs(tmp_path, 2)
+    os.kill(_worker(process.pid), signal.SIGKILL)
+    output, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, errors
+    report = json.loads(output.strip().splitlines()[-1])
+    assert (report["num_runs"], report["done"]) == (40, 40)
+    pd.testing.assert_frame_equal(records(tmp_path / "results"), records(tmp_path / "unbroken"))
+
+
+RUNNING = {
+    "dask": (
+        "from distributed import LocalCluster; import sys; "
+        "cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50); "
+        "print(cluster.scheduler_address, flush=True); sys.stdin.read()"
+    ),
+    "ray": (
+        "import os, sys; os.environ['RAY_AUTH_MODE'] = 'disabled'; import ray; "
+        "found = ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False); "
+        "print(found.address_info['address'], flush=True); sys.stdin.read()"
+    ),
+}
+"""Programs that start a cluster, say where it is and keep it until their input ends."""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("engine", RUNNING)
+def test_attach_to_a_cluster_that_runs_already(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray" if engine == "ray" else "distributed")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    words = [sys.executable, "-c", RUNNING[engine]]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as cluster:
+        assert cluster.stdout is not None
+        address = cluster.stdout.readline().strip()
+        report = sweep(tmp_path, f"launcher={engine}", f"launcher.address='{address}'", "results=results")
+        assert cluster.poll() is None  # a sweep ends what it started, and nothing else
+    assert report["done"] == 8
+
+
+@pytest.mark.parametrize("launcher", group_choices("launcher"))
+def test_every_launcher_is_one(launcher: str) -> None:
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from megopt.configuration import CONF_DIR
+
+    node = OmegaConf.load(CONF_DIR / "launcher" / f"{launcher}.yaml")
+    built = instantiate(node, _convert_="all")
+    assert built.runs_per_task >= 1
+    assert callable(built.start)
