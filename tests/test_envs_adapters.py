@@ -79,15 +79,15 @@ def test_video_of_an_episode(env_id: str, tmp_path: Any) -> None:
     env = gym.make(env_id, render_mode="rgb_array", episode_length=4)
     if find_spec("moviepy") is None:
         with pytest.raises(DependencyNotInstalled, match="MoviePy is not installed, run `pip install"):
-            gym.wrappers.RecordVideo(env, str(tmp_path))
+            gym.wrappers.RecordVideo(env, str(tmp_path / "films"))
         return
-    film = gym.wrappers.RecordVideo(env, str(tmp_path))
+    film = gym.wrappers.RecordVideo(env, str(tmp_path / "films"))
     film.reset(seed=0)
     film.action_space.seed(0)
     for _ in range(4):
         film.step(film.action_space.sample())
     film.close()
-    assert [path.stat().st_size > 1000 for path in tmp_path.glob("*.mp4")] == [True]
+    assert [path.stat().st_size > 1000 for path in (tmp_path / "films").glob("*.mp4")] == [True]
 
 
 def test_sb3_sees_terminal_observations_and_time_limits() -> None:
