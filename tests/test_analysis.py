@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -287,8 +288,22 @@ def test_long_run_limits_cost_no_more_than_the_same_limits_for_each_request() ->
     assert curve.gap < 1e-8
 
 
+def bent_long_run() -> Tradeoff:
+    """Return the trade-off of a profile on which latency falls as 1 / energy."""
+    straight = found_long_run()
+    assert straight.long_run is not None
+    latency_s = 2000.0 / straight.curve["energy_j"]
+    curve = straight.curve.assign(latency_s=latency_s, objective=latency_s)
+    long_run = replace(straight.long_run, means=2000.0 / straight.long_run.costs[:, 0])
+    return replace(straight, curve=curve, long_run=long_run)
+
+
+def test_a_straight_curve_has_no_knee() -> None:
+    assert curve_knees(found_long_run(), SWEEP) == []
+
+
 def test_the_knee_is_a_point_of_the_curve_and_stands_in_the_report() -> None:
-    result, profile = found_long_run(), load_profile("a100__snapdragon8gen3__sdxl")
+    result, profile = bent_long_run(), load_profile("a100__snapdragon8gen3__sdxl")
     knees = curve_knees(result, SWEEP)
     assert [knee.policy for knee in knees] == ["optimal", LONG_RUN]
     point = result.curve[result.curve["limit"] == knees[0].limit].iloc[0]
