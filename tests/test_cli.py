@@ -14,7 +14,7 @@ from megopt.cli import main, verb_help
 from megopt.configuration import CONF_DIR, VERBS, group_choices, group_names, root_name
 
 ROOT = Path(__file__).resolve().parent.parent
-FAST = ["num_requests=4", "num_traces=4", "problem.sweep.num_points=4"]
+FAST = ["experiment=published", "num_requests=4", "num_traces=4", "problem.sweep.num_points=4"]
 
 
 def megopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
