@@ -70,6 +70,7 @@ def _cells(name: str, scores: dict[str, Any]) -> list[str]:
     """Return the columns of a row of the table."""
 
     def share(key: str, digits: int = 3) -> str:
+        """Return a mean with its interval, empty where it was not measured."""
         value = scores.get(key)
         return (
             ""

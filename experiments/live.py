@@ -84,6 +84,7 @@ def _serve(config: DictConfig, rows: Any, models: LocalModels, wanted: list[Cell
     )
 
     async def stream(port: int) -> None:
+        """Serve every cell, and write down what came of it."""
         how = {"edge_port": port, "done": done, "num_warm_up": config.num_warm_up}
         with tqdm(total=sum(len(cell.prompts) for cell in wanted), initial=len(done), unit="request") as bar:
             async with aclosing(serve(wanted, device, policies, link, **how)) as requests:

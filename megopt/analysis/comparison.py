@@ -159,9 +159,11 @@ class _Judge:
     seed: int
 
     def of_agent(self, plan: TrainingPlan, folder: Path) -> dict[str, Any]:
+        """Return what an agent of a seed came to."""
         agent = agents.load_agent(plan.algorithm, folder / AGENT_FOLDER / AGENT_FILE)
 
         def judged(*, is_sampled: bool) -> Evaluation:
+            """Return what a policy came to."""
             return evaluate_agent(
                 agent,
                 plan.params,

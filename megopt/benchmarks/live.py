@@ -144,6 +144,7 @@ async def _round_s(num_clients: int, num_images: int, decision: Decision, port: 
     left = iter(range(num_images))
 
     async def ask() -> None:
+        """Send requests one after the other."""
         async with Connection(f"http://127.0.0.1:{port}") as connection:
             for number in left:
                 kinds = [frame.kind async for frame in connection.frames(_request(decision, seed + number))]

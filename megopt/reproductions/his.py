@@ -184,6 +184,7 @@ def users_of(seed: np.random.SeedSequence) -> tuple[SharingProblem, IntArray]:
     clock_hz = rng.uniform(*DEVICE_CLOCK_RANGE_HZ, NUM_USERS)
 
     def weighted(weights: FloatArray) -> SharingProblem:
+        """Return the problem with these weights."""
         return paper_problem(
             quality,
             clock_hz,

@@ -170,6 +170,7 @@ class _Point:
 
     @classmethod
     def of(cls, solution: AverageSolution) -> _Point:
+        """Return the point of an answer."""
         is_solved = solution.status != Status.INFEASIBLE
         return cls(
             status=solution.status,
