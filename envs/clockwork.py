@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from megopt.arrays import BoolArray, FloatArray
+from megopt.arrays import BoolArray, FloatArray, IntArray
 from megopt.envs.episode import EpisodeReport
 
 
@@ -89,18 +89,22 @@ class Clockwork(ABC, Generic[State]):
         self.is_over: BoolArray = np.zeros(num_envs, dtype=bool)
         self._seed = seed
         self._clock = 0
-        self._attempt = 0
+        self._attempts: IntArray = np.zeros(num_envs, dtype=np.int64)
         self._moves = self._generator(0)
-        self.state = self.decided = self._fresh()
+        self.state = self.decided = self._fresh(0)
+        self._attempts += 1
+
+    @property
+    def has_decided(self) -> bool:
+        """Whether a step was taken."""
+        return self._clock > 0
 
     def _generator(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=key))
 
-    def _fresh(self) -> State:
+    def _fresh(self, attempt: int) -> State:
         """Return first states for all rows: those of this clock and attempt."""
-        fresh = self._initial(self._generator(1, self._clock, self._attempt))
-        self._attempt += 1
-        return fresh
+        return self._initial(self._generator(1, self._clock, attempt))
 
     @abstractmethod
     def _initial(self, rng: np.random.Generator) -> State:
@@ -112,14 +116,17 @@ class Clockwork(ABC, Generic[State]):
 
     def reset(self, is_reset: BoolArray) -> None:
         """Begin new episodes in the rows `is_reset` (num_envs,)."""
-        self.state = self.state.where(is_reset, self._fresh())
+        for attempt in np.unique(self._attempts[is_reset]).tolist():  # a row's draws do not depend on others' resets
+            self.state = self.state.where(is_reset & (self._attempts == attempt), self._fresh(attempt))
+        self._attempts += is_reset
         self.is_over = self.is_over & ~is_reset
         self._sums.clear(is_reset)
 
     def _advance(self, following: State) -> None:
         """Take the state before the next step; episodes that begin from here on have draws of their own."""
         self.decided, self.state = self.state, following
-        self._clock, self._attempt = self._clock + 1, 0
+        self._clock += 1
+        self._attempts.fill(0)
 
     def _end(self, is_done: BoolArray, is_autoreset: bool) -> Ended | None:
         """Return what ended, None where nothing did, and begin anew where that is wanted."""

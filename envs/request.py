@@ -44,6 +44,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
@@ -111,8 +112,15 @@ class RequestVectorEnv(VectorShell[Devices, rendering.Moment]):
         return legal_rows(self.params, self.link_state())
 
     def outcome(self) -> Outcome:
-        """Return all that the latest requests cost and gave, evaluated on demand; fields of shape (num_envs,)."""
+        """Return all that the latest requests cost and gave, evaluated on demand; fields of shape (num_envs,).
+
+        Raises:
+            ResetNeeded: before the first step.
+        """
         devices = self._begun()
+        if not devices.has_decided:
+            message = "outcome: nothing was decided yet; call step first"
+            raise ResetNeeded(message)
         result = evaluate(self.params.table, self._rows, devices.decided.link, self.params.problem.metric)
         return replace(result, latency_s=devices.latest_latency_s)
 

@@ -14,12 +14,14 @@ from typing import Any, cast, overload
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
 from megopt.arrays import FloatArray
 from megopt.envs.request import RequestVectorEnv
 from megopt.envs.shell import VectorShell
+from megopt.errors import ConfigError
 
 Info = dict[str, Any]
 _COLUMNS = ("costs", "cost", "row", "is_late", "num_requests", "num_lost", "num_late")
@@ -80,6 +82,10 @@ class RequestVecEnv(VecEnv):
             **settings: keywords of `RequestVectorEnv`.
         """
         self.vector: VectorShell[Any, Any] = vector or RequestVectorEnv(num_envs, **settings)
+        mode = self.vector.metadata["autoreset_mode"]
+        if mode != AutoresetMode.SAME_STEP:
+            message = f"RequestVecEnv: autoreset_mode {mode.value}; stable-baselines3 wants rows reset in the same step"
+            raise ConfigError(message)
         self.costs: FloatArray = np.zeros((self.vector.num_envs, len(self.vector.params.problem.limits)))
         self._actions: NDArray[Any] | None = None
         super().__init__(self.vector.num_envs, self.vector.single_observation_space, self.vector.single_action_space)

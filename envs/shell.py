@@ -22,7 +22,7 @@ from megopt.envs.dynamics import EnvParams
 from megopt.envs.rendering import MOMENTS
 from megopt.envs.scenarios import Scenarios, params_of
 from megopt.errors import ConfigError
-from megopt.ranges import require_within
+from megopt.ranges import require_whole
 from megopt.system.link import LinkState
 
 Observations = NDArray[np.float32]
@@ -76,7 +76,7 @@ class VectorShell(VectorEnv[Observations, Any, NDArray[Any]], ABC, Generic[Works
         Raises:
             ConfigError: for a word or a number that is not one of these.
         """
-        require_within("environment", 1, 1e9, num_envs=num_envs)
+        require_whole("environment", 1, num_envs=num_envs)
         mode = AutoresetMode(autoreset_mode)
         _check_words(params, settings, render_mode, mode)
         self.params = params or params_of(scenario or next(iter(self.scenarios)), settings, self.scenarios)
@@ -119,12 +119,19 @@ class VectorShell(VectorEnv[Observations, Any, NDArray[Any]], ABC, Generic[Works
 
         Returns:
             Observations, shape (num_envs, num_fields), and info with the action mask.
+
+        Raises:
+            ConfigError: for a mask of another shape or type, or one beside a seed that leaves rows out.
         """
+        mask = self._reset_mask(options)
+        if seed is not None and not mask.all():
+            message = f"reset: seed {seed} with a reset_mask; a seed begins all rows anew; give one of the two"
+            raise ConfigError(message)
         super().reset(seed=seed)
         if seed is not None or self._works is None:
             self._works = self._begin(int(self.np_random.integers(2**63)))
         else:
-            self._works.reset(self._reset_mask(options))
+            self._works.reset(mask)
         self._history.clear()
         return self._works.observe(), self._info({})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from megopt.solvers.cell_exact import solve_exactly
 from megopt.solvers.cell_model import CellProblem, CellSolution, score, with_clock_levels
 from megopt.solvers.cell_pairs import Pairs
 from megopt.solvers.cell_rates import fit
+from megopt.solvers.cell_rounding import choose
 from megopt.solvers.cell_shares import shared
 from megopt.solvers.exhaustive import solve as solve_per_request
 from megopt.solvers.solution import Status
@@ -388,3 +390,19 @@ def test_benchmark_reports_gaps_and_growth() -> None:
     assert result["latency_exact_gap"] <= 1e-6
     assert all(value <= 1e-9 for key, value in result.items() if "violation" in key)
     assert 0.0 < result["growth"] < 3.0
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 5])
+def test_stated_budgets_suffice_and_a_hair_less_ends(seed: int) -> None:
+    whole = dataclasses.replace(small(seed), bounds=np.tile([4.0, 0.3, 16.0][: small(seed).bounds.shape[1]], (4, 1)))
+    message = cell.solve(dataclasses.replace(whole, bandwidth_hz=whole.bandwidth_hz * 1e-6, power_w=1e-9)).message
+    found = re.search(r": ([0-9.e+-]+) Hz with ([0-9.e+-]+) W would be enough", message)
+    assert found is not None, message
+    enough = dataclasses.replace(whole, bandwidth_hz=float(found[1]), power_w=float(found[2]))
+    assert cell.solve(enough).status != Status.INFEASIBLE
+    factor = float(choose(Pairs.of(enough), Pairs.of(enough).humblest()).fit.factor)
+    for shortage in (-1e-9, 5e-10, 1e-8):
+        near = (1.0 - shortage) / factor
+        budget = {"bandwidth_hz": enough.bandwidth_hz * near, "power_w": enough.power_w * near}
+        status = cell.solve(dataclasses.replace(enough, **budget)).status
+        assert (status == Status.INFEASIBLE) == (shortage > 0.0)

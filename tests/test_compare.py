@@ -125,7 +125,8 @@ def test_no_baseline_within_the_limits_exceeds_the_bound_on_the_same_fading() ->
         found = evaluate_policy(baseline(name, params), params, num_episodes=8, seed=4).summary(limits_of(params))
         rewards[name] = found["reward"]
         assert found["excess"] > 0.0 or found["reward"] <= best + 1e-9, name
-    assert rewards["conventional"] == pytest.approx(35.4034, abs=1e-3)  # all steps, nothing merged
+    unaltered = params.table.metric("psnr_db").max()  # all steps, nothing merged
+    assert rewards["conventional"] == pytest.approx(unaltered, abs=1e-6)
     assert rewards["fixed"] <= rewards["average_optimal"]
 
 

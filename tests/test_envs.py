@@ -319,3 +319,32 @@ def test_the_setting_of_meg_cvpo() -> None:
     observation, rewards, *_ = env.step(np.zeros((512, 2), dtype=np.float32))
     assert np.all((rewards > 15.0) & (rewards < 35.0))
     assert env.observation_space.contains(observation)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_a_row_reset_by_hand_does_not_depend_on_earlier_resets_of_others(order: tuple[int, ...]) -> None:
+    def begun(masks: list[list[bool]]) -> np.ndarray:
+        env = RequestVectorEnv(3, autoreset_mode="Disabled", episode_length=2)
+        env.reset(seed=3)
+        for mask in masks:
+            observation, _ = env.reset(options={"reset_mask": np.array(mask)})
+        return observation
+
+    alone = [begun([[i == row for i in range(3)]])[row] for row in range(3)]
+    together = begun([[i == row for i in range(3)] for row in order])
+    np.testing.assert_array_equal(together, np.stack(alone))
+
+
+def test_a_seed_and_a_mask_do_not_go_together() -> None:
+    env = RequestVectorEnv(2)
+    with pytest.raises(ConfigError, match="a seed begins all rows anew"):
+        env.reset(seed=1, options={"reset_mask": np.array([True, False])})
+    with pytest.raises(ConfigError, match="num_envs"):
+        RequestVectorEnv(2.7)  # type: ignore[arg-type]
+
+
+def test_there_is_no_outcome_before_the_first_step() -> None:
+    env = RequestVectorEnv(2)
+    env.reset(seed=1)
+    with pytest.raises(ResetNeeded, match="nothing was decided yet"):
+        env.outcome()

@@ -23,6 +23,8 @@ from megopt.solvers.cell_rounding import Choice, choose, round_up
 from megopt.solvers.cell_shares import first_rows, share_out, shared
 from megopt.solvers.solution import Status
 
+_ENOUGH = 1.0 + 1e-5
+"""What budgets in a message are stretched by, so that six digits of them are not too small."""
 SOLVER = "cell by prices"
 
 
@@ -122,10 +124,11 @@ def infeasibility(cell: CellProblem, pairs: Pairs) -> str:
             f"first user {lost[0]}: loosen problem.limits or bounds"
         )
     factor = float(choose(pairs, pairs.humblest()).fit.factor)
-    if factor < 1.0 - FEASIBILITY_TOLERANCE:
+    if factor < 1.0:
+        more = _ENOUGH / factor
         return (
             f"the humblest rows of all users need {1.0 / factor:.6g} times band and power: "
-            f"{cell.bandwidth_hz / factor:.6g} Hz with {cell.power_w / factor:.6g} W would be enough"
+            f"{more * cell.bandwidth_hz:.6g} Hz with {more * cell.power_w:.6g} W would be enough"
         )
     return ""
 

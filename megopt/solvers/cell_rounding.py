@@ -42,7 +42,7 @@ class Choice:
 
     @property
     def is_fitting(self) -> bool:
-        """Whether the cell has what the rows ask for."""
+        """Whether the cell has what the rows ask for; no tolerance, for shares have none."""
         return bool(self.fit.factor >= 1.0)
 
     @property
