@@ -34,7 +34,8 @@ def run(config: DictConfig, output_dir: Path) -> Report:
 def plans_of(config: DictConfig) -> dict[str, TrainingPlan]:
     """Return the plan of each algorithm of a configuration, by name."""
     params = params_of(config)
-    shared = {name: config[name] for name in ("num_steps", "eval_every", "eval_episodes", "checkpoint_every", "seed")}
+    names = ("num_steps", "eval_every", "eval_episodes", "checkpoint_every", "seed", "bad_actions")
+    shared = {name: config[name] for name in names}
     entries = OmegaConf.to_container(config.algorithm, resolve=True)
     assert isinstance(entries, dict)
     scenario = str(config.scenario._target_).rsplit(".", 1)[-1]

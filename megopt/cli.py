@@ -22,7 +22,7 @@ verbs:
 
 start here:
   megopt tradeoff                                     real numbers and a figure in seconds
-  megopt tradeoff profile=h100__snapdragon8gen3__sdxl channel.snr_db=20
+  megopt tradeoff experiment=published profile=h100__snapdragon8gen3__sdxl channel.snr_db=20
   megopt tradeoff -m channel.snr_db=0,10,20           one run per SNR
   megopt tradeoff output=json                         one JSON object as the last line, for scripts
   megopt reproduce figure=megsplitting                published against computed

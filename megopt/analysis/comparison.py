@@ -171,6 +171,7 @@ class _Judge:
                 num_episodes=self.num_episodes,
                 seed=self.seed,
                 is_sampled=is_sampled,
+                bad_actions=plan.bad_actions,
             )
 
         limits = limits_of(plan.params)

@@ -64,7 +64,9 @@ def relative_excess(costs: FloatArray, limits: FloatArray) -> FloatArray:
     return np.asarray((costs - limits) / np.where(limits == 0.0, 1.0, np.abs(limits)))
 
 
-def evaluate(chooser: Chooser, params: EnvParams, actions: str, num_episodes: int, seed: int) -> Evaluation:
+def evaluate(
+    chooser: Chooser, params: EnvParams, actions: str, num_episodes: int, seed: int, bad_actions: str = "raise"
+) -> Evaluation:
     """Return what `chooser` comes to on the episodes of `seed`; the same seed gives the same fading to all.
 
     Args:
@@ -73,11 +75,12 @@ def evaluate(chooser: Chooser, params: EnvParams, actions: str, num_episodes: in
         actions: kind of the chooser's actions, see `megopt.envs.actions`.
         num_episodes: episodes side by side [1].
         seed: of places and fading.
+        bad_actions: what becomes of rows that may not be taken: "clip" or "raise".
 
     Raises:
         ConfigError: if episodes can end early, as with a battery.
     """
-    env = _episodes(params, actions, num_episodes, seed)
+    env = _episodes(params, actions, num_episodes, seed, bad_actions)
     observations, _ = env.reset(seed=seed)
     info: dict[str, Any] = {}
     for _ in range(params.episode_length):
@@ -93,7 +96,14 @@ def evaluate(chooser: Chooser, params: EnvParams, actions: str, num_episodes: in
 
 
 def evaluate_agent(
-    agent: Any, params: EnvParams, actions: str, *, num_episodes: int, seed: int, is_sampled: bool
+    agent: Any,
+    params: EnvParams,
+    actions: str,
+    *,
+    num_episodes: int,
+    seed: int,
+    is_sampled: bool,
+    bad_actions: str = "clip",
 ) -> Evaluation:
     """Return what an agent of `megopt.rl.agents` comes to; no random generator but its own is touched."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, 1)))
@@ -101,7 +111,7 @@ def evaluate_agent(
     def choose(observations: Observations, link: LinkState) -> Any:
         return agents.actions_of(agent, observations, rng, is_sampled=is_sampled)
 
-    return evaluate(choose, params, actions, num_episodes, seed)
+    return evaluate(choose, params, actions, num_episodes, seed, bad_actions)
 
 
 def evaluate_policy(policy: Policy, params: EnvParams, *, num_episodes: int, seed: int) -> Evaluation:
@@ -130,10 +140,14 @@ def limits_of(params: EnvParams) -> FloatArray:
     return ceilings(params.problem)
 
 
-def _episodes(params: EnvParams, actions: str, num_episodes: int, seed: int) -> RequestVectorEnv:
+def _episodes(
+    params: EnvParams, actions: str, num_episodes: int, seed: int, bad_actions: str = "raise"
+) -> RequestVectorEnv:
     require_whole("evaluation", 1, num_episodes=num_episodes)
     require_whole("evaluation", 0, seed=seed)
     if params.has_battery:
         message = f"evaluation: battery_j = {params.battery_j:g}; expected episodes of equal length; set it to .inf"
         raise ConfigError(message)
-    return RequestVectorEnv(num_episodes, params=params, actions=actions, bad_actions="clip", autoreset_mode="Disabled")
+    return RequestVectorEnv(
+        num_episodes, params=params, actions=actions, bad_actions=bad_actions, autoreset_mode="Disabled"
+    )

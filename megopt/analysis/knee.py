@@ -18,7 +18,7 @@ from megopt.analysis.pareto import is_non_dominated
 from megopt.arrays import FloatArray
 from megopt.errors import ProblemError
 
-FLAT = 0.01
+FLAT = 0.05
 """Bulge up to which a front counts as straight: it has no knee [1]."""
 
 

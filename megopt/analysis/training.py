@@ -54,6 +54,7 @@ class TrainingPlan:
         checkpoint_every: points of the curve between two checkpoints [1].
         seed: of everything that is drawn.
         device: of the networks.
+        bad_actions: what becomes of rows that may not be taken: "clip" or "raise".
     """
 
     scenario: str
@@ -68,6 +69,7 @@ class TrainingPlan:
     checkpoint_every: int = 5
     seed: int = 0
     device: str = "cpu"
+    bad_actions: str = "clip"
 
     def __post_init__(self) -> None:
         agents.class_of(self.algorithm)
@@ -175,7 +177,7 @@ def _is_begun(plan: TrainingPlan, folder: Path) -> bool:
 def _new_agent(plan: TrainingPlan) -> Any:
     from megopt.envs.sb3 import RequestVecEnv
 
-    vector = RequestVectorEnv(plan.num_envs, params=plan.params, actions=plan.actions, bad_actions="clip")
+    vector = RequestVectorEnv(plan.num_envs, params=plan.params, actions=plan.actions, bad_actions=plan.bad_actions)
     limits = [float(bound) for bound in limits_of(plan.params)]
     env = RequestVecEnv(vector=vector)
     return agents.new_agent(plan.algorithm, env, limits, plan.seed, plan.settings, plan.device)
@@ -212,6 +214,7 @@ def _judged(plan: TrainingPlan, agent: Any) -> dict[str, float]:
             num_episodes=plan.eval_episodes,
             seed=VALIDATION_SEED,
             is_sampled=is_sampled,
+            bad_actions=plan.bad_actions,
         ).summary(limits_of(plan.params))
         row |= {f"{name}_{key}": found[key] for key in ("reward", "excess", "violation_rate")}
         limits = plan.params.problem.limits
