@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from megopt.diffusion.evaluation import Sampling, generated
-from megopt.diffusion.pipelines import Pipeline, load
+from megopt.diffusion.pipelines import load
 from megopt.files import write_atomically
 from megopt.live.local_models import LocalModels
-from megopt.metering.compute_table import Side, measure_compute
+from megopt.metering.compute_table import measure_compute
 from megopt.metering.image_codecs import measure_image_codecs
 from megopt.metering.profiling import SideRequest
 from megopt.metering.quality_grid import Upscalers
@@ -61,7 +61,7 @@ def measured_here(
         source = next(iter(profile.provenance.sources))
         edge_pipeline = load(edge.model, edge.torch_device, edge.dtype)
         upscalers: Upscalers = {("light", scale): one.upscale for scale, one in models.upscalers.items()}
-        sides = (_side("edge", edge, edge_pipeline, {}), _side("device", device, models.pipeline, upscalers))
+        sides = (edge.side("edge", edge_pipeline, {}), device.side("device", models.pipeline, upscalers))
         rows = measure_compute(
             sides,
             caption=captions[0],
@@ -79,15 +79,3 @@ def measured_here(
 
 def _write(path: Path, table: pd.DataFrame) -> None:
     write_atomically(path, lambda target: table.to_csv(target, index=False))
-
-
-def _side(name: str, request: SideRequest, pipeline: Pipeline, upscalers: Upscalers) -> Side:
-    return Side(
-        name=name,
-        model=request.model,
-        pipeline=pipeline,
-        meter=request.meter().meter,
-        num_threads=request.num_threads,
-        batch_sizes=request.batch_sizes,
-        upscalers=upscalers,
-    )

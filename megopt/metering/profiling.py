@@ -64,6 +64,18 @@ class SideRequest:
             return torch.cuda.get_device_name(self.torch_device)
         return f"{_cpu_name()}, {self.num_threads} thread{'s' * (self.num_threads > 1)}"
 
+    def side(self, name: str, pipeline: Pipeline, upscalers: Upscalers) -> Side:
+        """Return what `measure_compute` times: this side's hardware with its loaded `pipeline`."""
+        return Side(
+            name=name,
+            model=self.model,
+            pipeline=pipeline,
+            meter=self.meter().meter,
+            num_threads=self.num_threads,
+            batch_sizes=self.batch_sizes,
+            upscalers=upscalers,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileRequest:
@@ -113,8 +125,8 @@ def measure_profile(request: ProfileRequest, folder: Path, target: Path) -> Path
         quality = _quality(request, edge, device, upscalers, resolution_px, folder)
     payload = measure_image_codecs(_example_images(edge, request), source=SOURCE)
     sides = (
-        _side("edge", request.edge, edge, {}),
-        _side("device", request.device, device, upscalers),
+        request.edge.side("edge", edge, {}),
+        request.device.side("device", device, upscalers),
     )
     rows = measure_compute(
         sides,
@@ -194,18 +206,6 @@ def _example_images(edge: Pipeline, request: ProfileRequest) -> list[Images]:
     captions = truth(_PAYLOAD_IMAGES, seed=request.scene_seed, split="unseen").captions
     num_steps = max(request.grid.num_steps) if request.grid is not None else 2
     return list(generated(edge, captions, num_steps, request.sampling))
-
-
-def _side(name: str, request: SideRequest, pipeline: Pipeline, upscalers: Upscalers) -> Side:
-    return Side(
-        name=name,
-        model=request.model,
-        pipeline=pipeline,
-        meter=request.meter().meter,
-        num_threads=request.num_threads,
-        batch_sizes=request.batch_sizes,
-        upscalers=upscalers,
-    )
 
 
 def _provenance(request: ProfileRequest, edge: Pipeline, name: str, resolution_px: int) -> dict[str, Any]:
