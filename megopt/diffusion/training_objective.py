@@ -82,6 +82,10 @@ class Objective(ABC):
             progress: share of the run that is done, in [0, 1).
         """
 
+    def may_be_new(self, name: str) -> bool:
+        """Return whether initial weights may lack this one; its own initial value must then leave the output as is."""
+        return False
+
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return what to log about the averaged network."""
         return {}

@@ -49,7 +49,7 @@ from megopt.errors import ConfigError
 from megopt.files import write_atomically
 
 DENOISERS: Mapping[str, tuple[DenoiserShape, float]] = {
-    "edge": (DenoiserShape(widths=(64, 128)), 0.02),
+    "edge": (DenoiserShape(widths=(64, 128), reads_text_at_16_px=True), 0.02),
     "device": (DenoiserShape(widths=(32, 64)), 0.03),
 }
 """Shape and rate of inner convolutions of each denoiser."""

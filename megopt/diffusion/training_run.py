@@ -62,7 +62,8 @@ def begin(objective: Objective, settings: TrainingSettings, initial: Mapping[str
         network = objective.build().to(settings.device).train()
     if initial is not None:
         try:
-            network.load_state_dict(initial)
+            own = {name: weight for name, weight in network.state_dict().items() if objective.may_be_new(name)}
+            network.load_state_dict({**own, **initial})
         except RuntimeError as error:
             message = f"initial weights: {error}; expected those of the same part and size"
             raise ConfigError(message) from error
