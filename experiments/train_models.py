@@ -15,7 +15,8 @@ EXPORT = "export"
 
 def run(config: DictConfig, output_dir: Path) -> Report:
     """Train or go on with one part and return its card, or write all trained parts as bundled models."""
-    from megopt.diffusion.training_parts import PARTS, PartRequest, train_part
+    from megopt.diffusion.training_parts import PARTS, train_part
+    from megopt.diffusion.training_request import PartRequest
 
     if config.part == EXPORT:
         return _export(Path(config.folder), Path(config.models))
@@ -48,7 +49,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
 
 
 def _export(folder: Path, target: Path) -> Report:
-    from megopt.diffusion.training_parts import export_models
+    from megopt.diffusion.trained_parts import export_models
 
     written = export_models(folder, target)
     sizes = {path.name: sum(f.stat().st_size for f in path.rglob("*.safetensors")) for path in written}

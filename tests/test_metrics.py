@@ -7,26 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import linalg
 
-from megopt.arrays import FloatArray
-from megopt.diffusion.captions import NUM_ATTRIBUTES, attributes
 from megopt.diffusion.metrics import (
-    ATTRIBUTE_NAMES,
-    attributes_from_logits,
     estimate,
-    frechet_distance,
     laplacian_energy,
-    match_attributes,
     mean_squared_error,
     ms_ssim,
     ms_ssim_scales,
     psnr_db,
     sharpness,
     ssim,
-    text_alignment,
 )
 from megopt.diffusion.rendering import Images, render
 from megopt.diffusion.scenes import sample_scenes
@@ -168,125 +158,3 @@ def test_estimate_at_its_limits() -> None:
             estimate(wrong, seed=0)
     with pytest.raises(ConfigError, match="level 1"):
         estimate([1.0, 2.0], seed=0, level=1.0)
-
-
-# --- Frechet distance -----------------------------------------------------------------------------------------------
-
-
-def exact_sample(mean: FloatArray, covariance: FloatArray, num: int, seed: int) -> FloatArray:
-    """Points whose sample moments are exactly those given."""
-    points = np.random.default_rng(seed).standard_normal((num, len(mean)))
-    points -= points.mean(axis=0)
-    root, _ = np.linalg.qr(points)
-    return np.asarray(root * np.sqrt(num - 1) @ linalg.cholesky(covariance) + mean)
-
-
-def random_covariance(size: int, seed: int) -> FloatArray:
-    factor = np.random.default_rng(seed).standard_normal((size, size))
-    return np.asarray(factor @ factor.T + 0.1 * np.eye(size))
-
-
-@given(seed=st.integers(0, 2**16), size=st.integers(1, 6))
-def test_frechet_distance_is_the_closed_form(seed: int, size: int) -> None:
-    means = np.random.default_rng(seed).standard_normal((2, size))
-    covariances = [random_covariance(size, seed + number) for number in (1, 2)]
-    cross = linalg.sqrtm(covariances[0] @ covariances[1])
-    expected = np.sum((means[0] - means[1]) ** 2) + np.trace(covariances[0] + covariances[1] - 2.0 * cross.real)
-    sets = [exact_sample(means[number], covariances[number], 40 + 10 * number, seed) for number in (0, 1)]
-    assert frechet_distance(*sets) == pytest.approx(expected, rel=1e-6, abs=1e-8)
-    assert frechet_distance(*sets) == pytest.approx(frechet_distance(*reversed(sets)))
-
-
-def test_frechet_distance_in_one_dimension() -> None:
-    # |m1 - m2|^2 + (s1 - s2)^2
-    sets = [exact_sample(np.array([m]), np.array([[s**2]]), 30, 3) for m, s in ((1.0, 2.0), (4.0, 0.5))]
-    assert frechet_distance(*sets) == pytest.approx(9.0 + 2.25)
-
-
-def test_frechet_distance_of_nearly_singular_sets_is_real_and_small() -> None:
-    rng = np.random.default_rng(4)
-    features = rng.standard_normal((300, 4)) @ rng.standard_normal((4, 64))  # rank 4 of 64
-    assert frechet_distance(features, features) == pytest.approx(0.0, abs=1e-9)
-    assert frechet_distance(features, features + 1.0) == pytest.approx(64.0)
-
-
-def test_frechet_distance_refuses_small_or_unlike_sets() -> None:
-    features = np.random.default_rng(5).standard_normal((8, 8))
-    with pytest.raises(ConfigError, match="8 images for 8 features; too few for a covariance, expected at least 9"):
-        frechet_distance(features, features)
-    with pytest.raises(ConfigError, match=r"\(8, 8\) and \(8, 7\)"):
-        frechet_distance(features, features[:, :7])
-    with pytest.raises(ConfigError, match="not finite"):
-        frechet_distance(features * np.nan, features)
-
-
-# --- text -----------------------------------------------------------------------------------------------------------
-
-
-def test_attributes_that_match(scenes: Images) -> None:
-    told = np.stack([attributes(scene) for scene in sample_scenes(0, 6)])
-    match = match_attributes(told, told)
-    assert match.is_all_right.all()
-    np.testing.assert_array_equal(match.alignment, 1.0)
-    np.testing.assert_array_equal(match.per_attribute, 1.0)
-    assert len(match.per_attribute) == len(ATTRIBUTE_NAMES)
-
-
-def vector(*objects: tuple[int, ...], floor: int = 0) -> list[int]:
-    """Attribute vector with the given (place, shape, colour, material, size)."""
-    slots = np.zeros((5, 5), dtype=np.int64)
-    for place, *values in objects:
-        slots[place] = (1, *values)
-    return [*slots.ravel().tolist(), floor]
-
-
-def test_attributes_are_counted_as_stated() -> None:
-    told = vector((0, 2, 3, 1, 1), floor=2)
-    seen = {
-        "wrong colour": vector((0, 2, 4, 1, 1), floor=2),  # 5 of 6: presence, three fields, floor
-        "missing": vector(floor=2),  # only the floor, of 6
-        "unasked": vector((0, 2, 3, 1, 1), (3, 0, 0, 0, 0), floor=2),  # 6 of 7
-        "wrong floor": vector((0, 2, 3, 1, 1), floor=1),
-    }
-    match = match_attributes(list(seen.values()), [told] * 4)
-    np.testing.assert_allclose(match.alignment, [5 / 6, 1 / 6, 6 / 7, 5 / 6])
-    assert not match.is_all_right.any()
-    shares = dict(zip(ATTRIBUTE_NAMES, match.per_attribute, strict=True))
-    assert shares == pytest.approx(
-        {"present": 18 / 20, "shape": 3 / 4, "colour": 2 / 4, "material": 3 / 4, "size": 3 / 4, "floor": 3 / 4}
-    )
-
-
-def test_an_unseen_object_does_not_match_by_chance() -> None:
-    # a told sphere is shape 0, as is every field of an empty place
-    match = match_attributes([vector()], [vector((1, 0, 0, 0, 0))])
-    np.testing.assert_allclose(match.alignment, 1 / 6)
-    assert dict(zip(ATTRIBUTE_NAMES, match.per_attribute, strict=True))["shape"] == 0.0
-
-
-def test_attributes_never_told_are_nan() -> None:
-    match = match_attributes([vector()], [vector()])
-    np.testing.assert_array_equal(np.isnan(match.per_attribute), [False, True, True, True, True, False])
-    assert match.is_all_right.all()
-
-
-def test_logits_become_attributes() -> None:
-    rng = np.random.default_rng(6)
-    values = rng.integers(0, 2, (4, NUM_ATTRIBUTES))
-    logits = [np.eye(2)[column] for column in values.T]
-    assert np.array_equal(attributes_from_logits(logits), values)
-    for wrong in ([], [np.zeros((2, 3)), np.zeros((3, 3))], [np.zeros(3)]):
-        with pytest.raises(ConfigError, match="logits of shapes"):
-            attributes_from_logits(wrong)
-    with pytest.raises(ConfigError, match=r"expected \(num_images, 26\) twice"):
-        match_attributes(values, values[:3])
-
-
-def test_text_alignment_is_the_cosine() -> None:
-    image = np.array([[1.0, 0.0], [1.0, 1.0], [3.0, 0.0]])
-    text = np.array([[2.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
-    np.testing.assert_allclose(text_alignment(image, text), [1.0, np.sqrt(0.5), -1.0])
-    with pytest.raises(ConfigError, match="all zero"):
-        text_alignment(np.zeros((3, 2)), text)
-    with pytest.raises(ConfigError, match="expected"):
-        text_alignment(image[:2], text)

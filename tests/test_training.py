@@ -35,6 +35,7 @@ from megopt.diffusion.super_resolution_network import (
     LightSuperResolution,
     residual_schedule,
 )
+from megopt.diffusion.trained_parts import export_models
 from megopt.diffusion.training import train
 from megopt.diffusion.training_autoencoder import (
     AutoencoderObjective,
@@ -48,7 +49,8 @@ from megopt.diffusion.training_autoencoder import (
 from megopt.diffusion.training_data import SceneSet, joined, scene_set
 from megopt.diffusion.training_denoiser import DenoiserObjective, DenoiserShape, LatentSet, mixed
 from megopt.diffusion.training_objective import Objective, TrainingSettings
-from megopt.diffusion.training_parts import PARTS, PartRequest, export_models, train_part
+from megopt.diffusion.training_parts import PARTS, train_part
+from megopt.diffusion.training_request import PartRequest
 from megopt.diffusion.training_run import CHECKPOINT_FILE, LOG_FILE
 from megopt.diffusion.training_text import NUM_TOKENS, CaptionReader, TextObjective, token_numbers, word_tokenizer
 from megopt.errors import ConfigError, PipelineError
@@ -332,7 +334,7 @@ def test_a_damaged_shard_is_named(data_folder: Path) -> None:
 
 def test_impossible_requests_are_refused(scenes: SceneSet, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"part=unet: expected one of {', '.join(PARTS)}"):
-        request("unet", tmp_path)
+        train_part(request("unet", tmp_path))
     for minutes in (0, -1.0):
         with pytest.raises(ConfigError, match=f"budget_min={minutes}: expected minutes > 0"):
             request("edge", tmp_path, budget_min=minutes, num_steps=None)

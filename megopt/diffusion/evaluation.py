@@ -16,9 +16,11 @@ import numpy as np
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
 from megopt.diffusion import metrics
+from megopt.diffusion.attribute_match import ATTRIBUTE_NAMES, match_attributes
 from megopt.diffusion.attribute_network import AttributeNetwork, read_attributes
 from megopt.diffusion.captions import attributes, caption
 from megopt.diffusion.conditioning import encode
+from megopt.diffusion.feature_metrics import frechet_distance
 from megopt.diffusion.pipelines import Pipeline
 from megopt.diffusion.rendering import Images, render
 from megopt.diffusion.sampling import advance, decode, start
@@ -129,15 +131,15 @@ def scores(judge: AttributeNetwork, images: Images, told: Truth, reference: Imag
         reference: what the images are compared with pixel by pixel; None for nothing.
     """
     vectors, features = read_attributes(judge, images)
-    match = metrics.match_attributes(vectors, told.attributes)
+    match = match_attributes(vectors, told.attributes)
     result: dict[str, Any] = {
         "all_right": interval(match.is_all_right.astype(np.float64)),
         "alignment": interval(match.alignment),
-        "per_attribute": dict(zip(metrics.ATTRIBUTE_NAMES, match.per_attribute.tolist(), strict=True)),
+        "per_attribute": dict(zip(ATTRIBUTE_NAMES, match.per_attribute.tolist(), strict=True)),
         "sharpness": float(metrics.laplacian_energy(images).mean() / metrics.laplacian_energy(told.images).mean()),
     }
     if len(images) > features.shape[1]:
-        result["frechet"] = metrics.frechet_distance(features, real_features(judge, told))
+        result["frechet"] = frechet_distance(features, real_features(judge, told))
     if reference is not None:
         result["psnr_db"] = interval(metrics.psnr_db(images, reference))
         result["ssim"] = interval(metrics.ssim(images, reference))

@@ -1,36 +1,29 @@
-"""Quality of images: PSNR, SSIM, MS-SSIM, sharpness, text alignment; and the Frechet distance of two sets.
+"""Quality of images: PSNR, SSIM, MS-SSIM, sharpness.
 
     values -> Estimate (mean with a bootstrap interval)
 
-All compare with a reference, with a caption or with a set of real images; none needs a download. The Frechet distance
-falls under mild smoothing, so it must not stand alone. Sharpness grows with noise, so it is read beside PSNR.
+All compare with a reference; none needs a download. Sharpness grows with noise, so it is read beside PSNR.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from megopt.arrays import BoolArray, FloatArray, IntArray
-from megopt.diffusion.captions import NUM_ATTRIBUTES, OBJECT_FIELDS, PLACES
+from megopt.arrays import FloatArray
 from megopt.diffusion.rendering import Images
 from megopt.errors import ConfigError
 from megopt.units import db_from_linear
 
-ATTRIBUTE_NAMES = (*OBJECT_FIELDS, "floor")
-"""What `AttributeMatch.per_attribute` counts."""
 SMALLEST_SSIM_PX = 11
 """Side of the Gaussian window of SSIM (standard deviation 1.5)."""
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _IMAGES_PER_CHUNK = 64
-_ATTRIBUTE_AT = np.append(np.tile(np.arange(len(OBJECT_FIELDS)), len(PLACES)), len(OBJECT_FIELDS))
-"""Number in `ATTRIBUTE_NAMES` of each position of an attribute vector."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -219,141 +212,6 @@ def sharpness(images: Images, reference: Images) -> FloatArray:
     return laplacian_energy(images) / energies
 
 
-def frechet_distance(features: ArrayLike, real_features: ArrayLike) -> float:
-    """Return the Frechet distance of two sets of features, seen as Gaussians.
-
-        d = |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))
-
-    With C = R^T R the last trace is the sum of the singular values of R1 R2^T: no root of a product of covariances,
-    which loses half of the digits. The distance of small sets is biased upwards; compare sets of one size.
-
-    Args:
-        features: shape (num_images, num_features).
-        real_features: shape (num_real_images, num_features).
-
-    Raises:
-        ConfigError: if the shapes do not fit, a value is not finite, or a set has no more images than features.
-
-    Source: Heusel et al. 2017, "GANs trained by a two time-scale update rule", equation 6.
-    """
-    sets = [np.asarray(given, dtype=np.float64) for given in (features, real_features)]
-    _check_feature_sets(*sets)
-    means = [given.mean(axis=0) for given in sets]
-    roots = [
-        np.linalg.qr(given - mean, mode="r") / np.sqrt(len(given) - 1) for given, mean in zip(sets, means, strict=True)
-    ]
-    traces = sum(float(np.sum(np.square(root))) for root in roots)
-    overlap = float(np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum())
-    distance = float(np.sum(np.square(means[0] - means[1]))) + traces - 2.0 * overlap
-    return max(distance, 0.0)  # rounding of equal sets
-
-
-def text_alignment(image_features: ArrayLike, text_features: ArrayLike) -> FloatArray:
-    """Return the cosine between the features of each image and of its text [1], shape (num_images,).
-
-    Args:
-        image_features: of a network that puts images and texts into one space, shape (num_images, num_features).
-        text_features: one row per image, of the same shape.
-
-    Raises:
-        ConfigError: if the shapes differ, or a row is zero or not finite.
-    """
-    image, text = (np.asarray(given, dtype=np.float64) for given in (image_features, text_features))
-    if image.ndim != 2 or image.shape != text.shape:
-        message = (
-            f"text alignment: features of shape {image.shape} and {text.shape}; expected (num_images, num_features)"
-        )
-        raise ConfigError(message)
-    lengths = np.linalg.norm(image, axis=1) * np.linalg.norm(text, axis=1)
-    if not (np.isfinite(lengths) & (lengths > 0.0)).all():
-        message = "text alignment: features that are all zero or not finite; check the network and its input range"
-        raise ConfigError(message)
-    return np.asarray(np.sum(image * text, axis=1) / lengths)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class AttributeMatch:
-    """What images show against what their captions tell.
-
-    Attributes:
-        is_right: shape (num_images, NUM_ATTRIBUTES). A field of an object that is told but not seen is wrong.
-        is_told: positions that the caption tells, of the same shape: presence at all places, the other fields where an
-            object stands, the floor.
-        is_shown: positions behind `alignment`: as `is_told`, less the places that are empty in caption and image.
-    """
-
-    is_right: BoolArray
-    is_told: BoolArray
-    is_shown: BoolArray
-
-    @property
-    def per_attribute(self) -> FloatArray:
-        """Share right over images and places, in the order of `ATTRIBUTE_NAMES`; NaN where never told."""
-        told, right = (
-            np.bincount(_ATTRIBUTE_AT, weights=which.sum(axis=0))
-            for which in (self.is_told, self.is_told & self.is_right)
-        )
-        shares: FloatArray = np.divide(right, told, out=np.full(told.shape, np.nan), where=told > 0)
-        return shares
-
-    @property
-    def alignment(self) -> FloatArray:
-        """Share right of what caption or image hold, shape (num_images,); an object that is not told is wrong."""
-        return np.asarray((self.is_right & self.is_shown).sum(axis=1) / self.is_shown.sum(axis=1))  # the floor counts
-
-    @property
-    def is_all_right(self) -> BoolArray:
-        """Whether every told attribute is right and nothing else is there, shape (num_images,)."""
-        return np.asarray((self.is_right | ~self.is_told).all(axis=1))
-
-
-def match_attributes(seen: ArrayLike, told: ArrayLike) -> AttributeMatch:
-    """Return how the attributes of images match those of their captions.
-
-    Args:
-        seen: attribute vectors that a network reads from the images, shape (num_images, NUM_ATTRIBUTES).
-        told: those of the captions (`captions.parse_caption`), of the same shape.
-
-    Raises:
-        ConfigError: if the shapes differ or are none of attribute vectors.
-    """
-    came, asked = np.asarray(seen), np.asarray(told)
-    if came.shape != asked.shape or came.ndim != 2 or came.shape[1] != NUM_ATTRIBUTES or not len(came):
-        message = f"attributes of shape {came.shape} and {asked.shape}; expected (num_images, {NUM_ATTRIBUTES}) twice"
-        raise ConfigError(message)
-    is_there, is_asked = (_at_every_field(vectors) for vectors in (came, asked))
-    is_presence = np.equal(_ATTRIBUTE_AT, ATTRIBUTE_NAMES.index("present"))
-    return AttributeMatch(
-        is_right=(came == asked) & (is_there | is_presence),
-        is_told=is_asked | is_presence,
-        is_shown=is_asked | (is_there & is_presence),
-    )
-
-
-def attributes_from_logits(logits: Sequence[ArrayLike]) -> IntArray:
-    """Return the likeliest value of each attribute, shape (num_images, num_attributes).
-
-    Args:
-        logits: one array per attribute, shape (num_images, num_values of that attribute).
-
-    Raises:
-        ConfigError: if there are none, or they are not of one number of images.
-    """
-    arrays = [np.asarray(one) for one in logits]
-    if not arrays or any(one.ndim != 2 or not one.size or len(one) != len(arrays[0]) for one in arrays):
-        shapes = ", ".join(str(one.shape) for one in arrays)
-        message = f"logits of shapes {shapes or 'none'}; expected (num_images, num_values) for each attribute"
-        raise ConfigError(message)
-    return np.stack([one.argmax(axis=1) for one in arrays], axis=1).astype(np.int64)
-
-
-def _at_every_field(vectors: IntArray) -> BoolArray:
-    """Return whether the object that each attribute belongs to is there; the floor always is."""
-    slots = vectors[:, :-1].reshape(len(vectors), len(PLACES), len(OBJECT_FIELDS))
-    present = np.broadcast_to(slots[..., :1] > 0, slots.shape).reshape(len(vectors), -1)
-    return np.concatenate([present, np.ones((len(vectors), 1), dtype=np.bool_)], axis=1)
-
-
 def _check_images(name: str, images: Images, smallest_px: int = 1) -> None:
     shape, dtype = np.shape(images), getattr(images, "dtype", None)
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or not shape[0] or min(shape[1:3]) < smallest_px:
@@ -369,23 +227,4 @@ def _check_pair(images: Images, reference: Images, smallest_px: int = 1) -> None
     _check_images("reference", reference, smallest_px)
     if images.shape != reference.shape:
         message = f"images of shape {images.shape}, reference of shape {reference.shape}; expected one shape"
-        raise ConfigError(message)
-
-
-def _check_feature_sets(features: FloatArray, real_features: FloatArray) -> None:
-    shapes = f"{features.shape} and {real_features.shape}"
-    if features.ndim != 2 or real_features.ndim != 2 or features.shape[1] != real_features.shape[1]:
-        message = (
-            f"frechet distance: features of shape {shapes}; expected (num_images, num_features), features in common"
-        )
-        raise ConfigError(message)
-    if not (np.isfinite(features).all() and np.isfinite(real_features).all()):
-        message = "frechet distance: features that are not finite; check the network and its input range"
-        raise ConfigError(message)
-    num_images, num_features = min(len(features), len(real_features)), features.shape[1]
-    if num_images <= num_features:
-        message = (
-            f"frechet distance: {num_images} images for {num_features} features; too few for a covariance, expected "
-            f"at least {num_features + 1}; add images or use fewer features"
-        )
         raise ConfigError(message)

@@ -19,7 +19,9 @@ from tqdm import tqdm
 
 from megopt.arrays import FloatArray, IntArray
 from megopt.diffusion import metrics
+from megopt.diffusion.attribute_match import match_attributes
 from megopt.diffusion.attribute_network import AttributeNetwork, read_attributes
+from megopt.diffusion.feature_metrics import frechet_distance
 from megopt.diffusion.rendering import Images
 from megopt.errors import ConfigError
 from megopt.files import write_atomically
@@ -79,9 +81,9 @@ class Scorer:
         rows = []
         if self._task.judge is not None and self._task.attributes is not None:
             vectors, features = read_attributes(self._task.judge, images)
-            values["alignment"] = metrics.match_attributes(vectors, self._task.attributes).alignment
+            values["alignment"] = match_attributes(vectors, self._task.attributes).alignment
             if self._directions is not None:
-                distance = metrics.frechet_distance(features @ self._directions, self._real_features)
+                distance = frechet_distance(features @ self._directions, self._real_features)
                 rows.append(_row(knobs, "frechet", distance, len(images), source))
         for name, per_image in values.items():
             found = metrics.estimate(per_image, seed=0, num_resamples=500)

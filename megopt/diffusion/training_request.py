@@ -1,0 +1,124 @@
+"""What to train and how long: the request that every part of the bundled models is trained by."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megopt.diffusion.model_export import ModelCard, num_parameters, read_card
+from megopt.diffusion.trained_parts import MODEL, trained_weights
+from megopt.diffusion.training import Trained, train
+from megopt.diffusion.training_data import SceneSet, scene_set
+from megopt.diffusion.training_objective import Objective, TrainingSettings
+from megopt.errors import ConfigError
+
+_TEST_SEED_STEP = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartRequest:
+    """What to train and how long.
+
+    Attributes:
+        part: one of `training_parts.PARTS`.
+        budget_min: wall-clock minutes of training, data not counted; None where `num_steps` is given.
+        num_steps: steps of each run, for results that repeat exactly; None where `budget_min` is given.
+        seed: of data, weights and noise; held-out scenes take the next one.
+        start: folder of a trained part whose weights to begin with; None for random ones.
+        is_resumed: whether to go on from checkpoints.
+        folder: working folder: data, checkpoints, trained parts.
+        num_scenes: training scenes.
+        num_test_scenes: held-out scenes per split.
+        latent_channels: of the autoencoder.
+        latent_noise: that its decoder learns to bear, latents having deviation 1.
+        sr_scale: of the super-resolution parts.
+        device: "cpu", "cuda", ...
+        shows_progress: whether to show bars.
+    """
+
+    part: str
+    budget_min: float | None
+    folder: Path
+    num_steps: int | None = None
+    seed: int = 1
+    start: Path | None = None
+    is_resumed: bool = True
+    num_scenes: int = 61440
+    num_test_scenes: int = 1024
+    latent_channels: int = 8
+    latent_noise: float = 0.03
+    sr_scale: int = 2
+    device: str = "cpu"
+    shows_progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.budget_min is not None and not self.budget_min > 0:
+            message = f"budget_min={self.budget_min}: expected minutes > 0; change budget_min"
+            raise ConfigError(message)
+
+    def settings(self, **changes: Any) -> TrainingSettings:
+        """Return the settings of a run."""
+        budget_s = None if self.budget_min is None else 60.0 * self.budget_min
+        return TrainingSettings(
+            seed=self.seed, num_steps=self.num_steps, budget_s=budget_s, device=self.device, **changes
+        )
+
+    def scenes(self, split: str, num: int, resolution_px: int = 64, *, is_test: bool = False) -> SceneSet:
+        """Return training or held-out scenes."""
+        return scene_set(
+            self.folder / "data",
+            split,
+            num,
+            resolution_px=resolution_px,
+            seed=self.seed + _TEST_SEED_STEP * is_test,
+            shows_progress=self.shows_progress,
+        )
+
+    def test_scenes(self, num: int | None = None) -> dict[str, SceneSet]:
+        """Return held-out scenes with captions that training may contain, and with captions that it cannot."""
+        num = num or self.num_test_scenes
+        return {"seen": self.scenes("train", num, is_test=True), "unseen": self.scenes("unseen", num, is_test=True)}
+
+    def run(self, objective: Objective, settings: TrainingSettings) -> Trained:
+        """Train below the part's folder."""
+        return train(
+            objective,
+            settings,
+            self.folder / self.name,
+            initial=None if self.start is None else trained_weights(self.start),
+            is_resumed=self.is_resumed,
+            shows_progress=self.shows_progress,
+        )
+
+    @property
+    def name(self) -> str:
+        """Folder of the part."""
+        return f"{self.part}_x{self.sr_scale}" if self.part.startswith("sr_") else self.part
+
+    def card(self, trained: Trained, network: torch.nn.Module, metrics: Mapping[str, float]) -> ModelCard:
+        """Return the card of a trained part."""
+        start = self.start or (self.folder / "autoencoder" / MODEL if self.part == "decoder" else None)
+        return ModelCard(
+            part=self.name,
+            data=f"{self.num_scenes} procedural scenes, training captions only, seed {self.seed}",
+            seed=self.seed,
+            num_steps=trained.num_steps,
+            training_s=round(trained.seconds, 1),
+            hardware=_hardware(self.device),
+            num_parameters=num_parameters(network),
+            metrics=dict(metrics),
+            settings=asdict(trained.settings),
+            began_with=None if start is None else asdict(read_card(start)),
+        )
+
+
+def _hardware(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores, 1 thread"
