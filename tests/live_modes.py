@@ -15,9 +15,10 @@ import numpy as np
 import uvicorn
 
 from megopt.diffusion.checkpoint import Checkpoint
+from megopt.diffusion.hybrid_super_resolution import HybridUpscaler, Tiling
 from megopt.diffusion.layers import Body
 from megopt.diffusion.sampling import advance
-from megopt.diffusion.super_resolution import BicubicUpscaler, HybridUpscaler, Tiling
+from megopt.diffusion.super_resolution import BicubicUpscaler
 from megopt.live import runs
 from megopt.live.course import Prompt
 from megopt.live.edge import create_app

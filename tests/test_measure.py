@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from megopt.errors import ConfigError
-from megopt.metering.energy import NvmlMeter, PowerModelMeter, ReplayMeter
+from megopt.metering.energy import PowerModelMeter
 from megopt.metering.measure import Measurement, compute_row, measure
+from megopt.metering.nvml_meter import NvmlMeter
+from megopt.metering.replay_meter import ReplayMeter
 from megopt.tables import schema
 from megopt.tables.checks import read_table
 from tests.fake_meters import FakeClock, FakeNvml

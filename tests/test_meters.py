@@ -15,16 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megopt.errors import ConfigError
-from megopt.metering.energy import (
-    Energy,
-    NoMeter,
-    NvmlMeter,
-    PowerModelMeter,
-    RaplMeter,
-    ReplayMeter,
-    best_meter,
-    synchronise_cuda,
-)
+from megopt.metering.energy import Energy, NoMeter, PowerModelMeter, synchronise_cuda
+from megopt.metering.meters import best_meter
+from megopt.metering.nvml_meter import NvmlMeter
+from megopt.metering.rapl_meter import RaplMeter
+from megopt.metering.replay_meter import ReplayMeter
 from tests.fake_meters import FakeClock, FakeNvml
 
 

@@ -13,16 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from megopt.diffusion.hybrid_super_resolution import HybridUpscaler, Tiling, saliency_masks
 from megopt.diffusion.rendering import Images, render
 from megopt.diffusion.scenes import sample_scenes
-from megopt.diffusion.super_resolution import (
-    BicubicUpscaler,
-    DiffusionUpscaler,
-    HybridUpscaler,
-    NetworkUpscaler,
-    Tiling,
-    saliency_masks,
-)
+from megopt.diffusion.super_resolution import BicubicUpscaler, DiffusionUpscaler, NetworkUpscaler
 from megopt.errors import ConfigError, PipelineError
 
 # diffusers' schedulers hand torch tensors to numpy.array; torch has no copy keyword yet

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from megopt.diffusion.evaluation import Sampling
-from megopt.diffusion.super_resolution import BicubicUpscaler, HybridUpscaler, Tiling
+from megopt.diffusion.hybrid_super_resolution import HybridUpscaler, Tiling
+from megopt.diffusion.super_resolution import BicubicUpscaler
 from megopt.metering.quality_grid import Cell, Generator, Handover, Models, row_knobs
 from megopt.tables.schema import COMPONENTS, UPSCALED_ROWS, UPSCALERS
 

@@ -72,7 +72,8 @@ def load_upscaler(kind: str, scale: int) -> Upscaler:
     Raises:
         PipelineError: if there is none of that kind and scale.
     """
-    from megopt.diffusion.super_resolution import HybridUpscaler, NetworkUpscaler, Tiling
+    from megopt.diffusion.hybrid_super_resolution import HybridUpscaler, Tiling
+    from megopt.diffusion.super_resolution import NetworkUpscaler
     from megopt.diffusion.super_resolution_network import LightSuperResolution
 
     if kind == "hybrid" and scale in HYBRID_TILINGS:

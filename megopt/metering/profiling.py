@@ -18,8 +18,8 @@ from megopt.diffusion.rendering import Images
 from megopt.errors import ConfigError, PipelineError
 from megopt.files import write_atomically
 from megopt.metering.compute_table import Side, measure_compute
-from megopt.metering.energy import ChosenMeter, best_meter
 from megopt.metering.image_codecs import measure_image_codecs
+from megopt.metering.meters import ChosenMeter, best_meter
 from megopt.metering.quality_grid import Grid, Models, Upscalers
 from megopt.metering.quality_table import Task, measure_quality
 from megopt.tables import schema
