@@ -16,7 +16,7 @@ import torch
 from megopt.diffusion import codec
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.layers import Body, LayerSplit, step_with
-from megopt.diffusion.regions import complete, make_region
+from megopt.diffusion.region_completion import complete, make_region
 from megopt.diffusion.sampling import advance, decode
 from megopt.errors import ConfigError, PayloadError, PipelineError
 from megopt.live import runs

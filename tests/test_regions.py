@@ -12,10 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megopt.diffusion import codec, regions, sampling
+from megopt.diffusion import codec, region_completion, sampling
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.conditioning import encode
-from megopt.diffusion.regions import Region, complete, make_region, primary_region, region_payload_bits
+from megopt.diffusion.region_completion import complete, make_region
+from megopt.diffusion.regions import Region, primary_region, region_payload_bits
 from megopt.diffusion.sampling import advance, decode, start
 from megopt.diffusion.schedulers import SAMPLERS
 from megopt.errors import ConfigError, PipelineError
@@ -170,12 +171,12 @@ def test_a_region_that_sees_the_whole_is_cut_from_the_edge_only_run(
 @pytest.mark.parametrize(("name", "sampler"), CASES)
 def test_noised_latents_have_the_level_of_their_step(pipelines: dict[str, Any], name: str, sampler: str) -> None:
     begin = begun(pipelines[name], sampler)
-    noise = regions._unit_noise(pipelines[name], begin)
+    noise = region_completion._unit_noise(pipelines[name], begin)
     assert float(noise.std()) == pytest.approx(1.0, abs=0.1)
     clean = torch.full_like(noise, 0.5)
     levels = []
     for step in range(NUM_STEPS + 1):
-        noised = regions._noised(pipelines[name], replace(begin, step=step), clean, noise)
+        noised = region_completion._noised(pipelines[name], replace(begin, step=step), clean, noise)
         # two unknowns, signal and noise level, from two moments
         level = float(((noised - noised.mean()) * (noise - noise.mean())).mean() / noise.var(correction=0))
         signal = float((noised - level * noise).mean() / 0.5)
@@ -193,19 +194,19 @@ def test_noised_latents_lie_on_the_path_of_a_perfect_denoiser(
 ) -> None:
     pipeline = pipelines[name]
     begin = begun(pipeline, sampler)
-    noise = regions._unit_noise(pipeline, begin)
+    noise = region_completion._unit_noise(pipeline, begin)
     one, zero = torch.ones_like(noise), torch.zeros_like(noise)
     if name == "sd3":  # velocity; the path begins at pure noise
         clean = torch.full_like(noise, 0.7)
         output = noise - clean
     else:  # noise; the clean latent is the one whose path begins at `begin.latent`
-        signal, level = regions._noised(pipeline, begin, one, zero), regions._noised(pipeline, begin, zero, one)
+        signal, level = region_completion._noised(pipeline, begin, one, zero), region_completion._noised(pipeline, begin, zero, one)
         clean = (begin.latent - level * noise) / signal
         output = noise
     monkeypatch.setattr(sampling, "_guided_output", lambda *_: output)
     for step in range(NUM_STEPS):
         run = advance(pipeline, begin, step)
-        torch.testing.assert_close(regions._noised(pipeline, run, clean, noise), run.latent, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(region_completion._noised(pipeline, run, clean, noise), run.latent, atol=1e-3, rtol=1e-4)
 
 
 def test_conditioning_may_be_given(pipelines: dict[str, Any]) -> None:
@@ -220,7 +221,7 @@ def test_conditioning_may_be_given(pipelines: dict[str, Any]) -> None:
 
 def test_sdxl_is_told_where_the_region_was_cut_out(pipelines: dict[str, Any]) -> None:
     begin = begun(pipelines["sdxl"], "euler")
-    cropped = regions._cropped(regions._encoded(pipelines["sdxl"], begin), PART, begin)
+    cropped = region_completion._cropped(region_completion._encoded(pipelines["sdxl"], begin), PART, begin)
     assert cropped.sizes_px is not None
     assert cropped.sizes_px[0].tolist() == [32, 32, 8, 0, 16, 24]
 
@@ -234,7 +235,7 @@ def test_refinement_is_as_long_as_asked(pipelines: dict[str, Any], monkeypatch: 
         sizes.extend([run.latent.shape[-1]] * (to_step - run.step))
         return advance(pipeline, run, to_step, told)
 
-    monkeypatch.setattr(regions, "advance", counted)
+    monkeypatch.setattr(region_completion, "advance", counted)
     for refine_steps, fine in ((None, 2), (1, 1), (0, 0), (4, 4)):
         sizes.clear()
         finished = complete(pipelines["sd"], begin, PART, known, coarse_scale=2, refine_steps=refine_steps)

@@ -12,7 +12,8 @@ from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.conditioning import Conditioning
 from megopt.diffusion.layers import step_with
 from megopt.diffusion.pipelines import Pipeline
-from megopt.diffusion.regions import Region, complete
+from megopt.diffusion.region_completion import complete
+from megopt.diffusion.regions import Region
 from megopt.errors import ConfigError, PayloadError
 from megopt.live.modes_shares import RegionShare
 
@@ -26,7 +27,7 @@ class RegionRun(Checkpoint):
     Attributes:
         region: in latent positions.
         known: finished latent of the region, shape (1, channels, region.height, region.width).
-        coarse_scale: as `megopt.diffusion.regions.complete`.
+        coarse_scale: as `megopt.diffusion.region_completion.complete`.
         refine_steps: likewise; None for its own choice.
     """
 
