@@ -18,16 +18,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from megopt.arrays import BoolArray, IntArray
-from megopt.diffusion.camera import EYE, LAMP_POINTS, View, rays_within, view
-from megopt.diffusion.captions import MATERIALS, SHAPES
-from megopt.diffusion.shading import (
-    Objects,
-    Surroundings,
-    floor_shade,
-    pack,
-    shade_hits,
-)
-from megopt.diffusion.solids import SOLIDS, Float32Array
+from megopt.diffusion.camera import EYE, View, rays_within, view
+from megopt.diffusion.scene_arrays import Objects, Surroundings, box_corners, enter, pack
+from megopt.diffusion.shading import floor_shade, shade_hits
+from megopt.diffusion.shadows import contact_hulls, contact_share, free_of_others, lamp_share, shadow_hulls
+from megopt.diffusion.solids import Float32Array
 from megopt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,10 +33,6 @@ Images: TypeAlias = NDArray[np.uint8]
 SMALLEST_PX = 8
 
 _RAYS_PER_CHUNK = 2**19
-_LAMP_RADIUS = 0.07
-_GLASS = MATERIALS.index("glass")
-_GLASS_SHADOW = 0.5
-_CONTACT_SHADE, _CONTACT_REACH = 0.5, 0.22
 
 
 def render(scenes: Sequence[Scene], resolution_px: int, supersampling: int = 2) -> tuple[Images, BoolArray]:
@@ -157,28 +148,6 @@ def _mean_of_samples(samples: Float32Array) -> Float32Array:
     return np.asarray(total / num**2, dtype=np.float32)
 
 
-def _corners(objects: Objects, margin: float = 0.0) -> Float32Array:
-    """Return the corners of the boxes around objects, `margin` local units wider, shape (3, 8, num_objects)."""
-    solids = [SOLIDS[SHAPES[shape]] for shape in objects.shape]
-    half_x, height, half_z = np.array([(s.half_x, s.height, s.half_z) for s in solids], dtype=np.float32).T
-    signs = np.array(np.meshgrid([-1, 1], [0, 1], [-1, 1])).reshape(3, 8, 1)
-    local = signs * np.stack([half_x + margin, height, half_z + margin])[:, np.newaxis] * objects.scale
-    which = np.broadcast_to(np.arange(objects.scene.size), local.shape[1:])
-    return np.asarray(objects.to_world(which, local) + objects.position[:, np.newaxis], dtype=np.float32)
-
-
-def _enter(objects: Objects, which: IntArray, origin: Float32Array, direction: Float32Array) -> Float32Array:
-    """Return the distance at which each ray enters its object `which`, inf for a miss, shape (num_rays,)."""
-    start = objects.to_local(which, origin - objects.position[:, which])
-    step = objects.to_local(which, direction)
-    shape = objects.shape[which]
-    entry = np.empty(which.size, dtype=np.float32)
-    for number, name in enumerate(SHAPES):
-        now = np.flatnonzero(shape == number)
-        entry[now] = SOLIDS[name].enter(start[:, now], step[:, now])
-    return entry
-
-
 def _cast(objects: Objects, num_scenes: int, seen: View) -> tuple[IntArray, Float32Array, IntArray]:
     """Return the nearest object (-1: none) and its distance for every ray, and how many rays hit each object.
 
@@ -188,8 +157,8 @@ def _cast(objects: Objects, num_scenes: int, seen: View) -> tuple[IntArray, Floa
     num_rays = seen.num_columns**2
     owner = np.full(num_scenes * num_rays, -1, dtype=np.int64)
     distance = np.full(num_scenes * num_rays, np.inf, dtype=np.float32)
-    which, ray = rays_within(seen, _corners(objects))
-    entry = _enter(objects, which, EYE[:, np.newaxis], seen.direction[:, ray])
+    which, ray = rays_within(seen, box_corners(objects))
+    entry = enter(objects, which, EYE[:, np.newaxis], seen.direction[:, ray])
     hits = np.flatnonzero(np.isfinite(entry))
     which, ray, entry = which[hits], ray[hits], entry[hits]
     cell = objects.scene[which] * num_rays + ray
@@ -220,8 +189,8 @@ def _shade_floor(objects: Objects, around: Surroundings, seen: View, owner: IntA
     contact = np.ones(owner.size, dtype=np.float32)
     is_bare = (owner.ravel() < 0).reshape(owner.shape) & seen.on_floor
     for factor, hulls, shade in (
-        (unblocked, _shadow_hulls(objects, around), _lamp_share),
-        (contact, _contact_hulls(objects), _contact_share),
+        (unblocked, shadow_hulls(objects, around), lamp_share),
+        (contact, contact_hulls(objects), contact_share),
     ):
         which, ray = rays_within(seen, hulls)
         bare = np.flatnonzero(is_bare.ravel()[objects.scene[which] * num_rays + ray])
@@ -231,63 +200,6 @@ def _shade_floor(objects: Objects, around: Surroundings, seen: View, owner: IntA
             now = np.flatnonzero(objects.slot[which] == slot)
             factor[objects.scene[which[now]] * num_rays + ray[now]] *= share[now]
     return (floor_shade(unblocked) * contact).reshape(owner.shape)
-
-
-def _contact_hulls(objects: Objects) -> Float32Array:
-    """Return floor patches that hold the contact shade of each object, shape (3, 8, num_objects)."""
-    corners = _corners(objects, margin=3.0 * _CONTACT_REACH)
-    corners[1] = 0.0
-    return corners
-
-
-def _shadow_hulls(objects: Objects, around: Surroundings) -> Float32Array:
-    """Return floor points whose hull holds the shadow of each object, shape (3, num_points, num_objects)."""
-    corners = _corners(objects)
-    light = around.light[:, objects.scene]
-    shadows = []
-    for turn in np.arange(4) * (np.pi / 2):
-        towards = _lamp_point(light, np.float32(turn), 1.5 * _LAMP_RADIUS)
-        shadows.append(corners - (corners[1] / towards[1]) * towards[:, np.newaxis])
-    return np.concatenate(shadows, axis=1)
-
-
-def _lamp_point(light: Float32Array, turn_rad: Float32Array | np.float32, radius: float = _LAMP_RADIUS) -> Float32Array:
-    """Return the direction to a point on the rim of the lamp whose centre lies at `light`, shape (3, num)."""
-    x, y, z = light
-    level = np.sqrt(x * x + z * z)
-    across, along = radius * np.cos(turn_rad), radius * np.sin(turn_rad)
-    return np.stack(
-        [
-            x + across * z / level - along * x * y / level,
-            y + along * level,
-            z - across * x / level - along * z * y / level,
-        ]
-    )
-
-
-def _lamp_share(
-    objects: Objects, around: Surroundings, which: IntArray, point: Float32Array, turn_rad: Float32Array
-) -> Float32Array:
-    """Return the share of the lamp that object `which` leaves free at `point` [1], shape (num_points,)."""
-    light = around.light[:, objects.scene[which]]
-    blocked = np.zeros(which.size, dtype=np.float32)
-    for i in range(LAMP_POINTS):
-        towards = _lamp_point(light, turn_rad + np.float32(2.0 * np.pi * i / LAMP_POINTS))
-        blocked += np.isfinite(_enter(objects, which, point, towards))
-    strength = np.where(objects.material[which] == _GLASS, _GLASS_SHADOW, 1.0)
-    return np.asarray(1.0 - blocked / LAMP_POINTS * strength, dtype=np.float32)
-
-
-def _contact_share(
-    objects: Objects, around: Surroundings, which: IntArray, point: Float32Array, turn_rad: Float32Array
-) -> Float32Array:
-    """Return the contact shade of object `which`, the factor on the light at floor points [1], shape (num_points,)."""
-    patches = np.array([SOLIDS[name].footprint for name in SHAPES], dtype=np.float32)
-    half_x, half_z, radius = patches[objects.shape[which]].T
-    x, _, z = np.abs(objects.to_local(which, point - objects.position[:, which]))
-    out_x, out_z = np.maximum(x - half_x + radius, 0.0), np.maximum(z - half_z + radius, 0.0)
-    gap = np.maximum(np.sqrt(out_x * out_x + out_z * out_z) - radius, 0.0) / np.float32(_CONTACT_REACH)
-    return np.asarray(1.0 - _CONTACT_SHADE * np.exp(-gap * gap), dtype=np.float32)
 
 
 def _paint_objects(
@@ -303,34 +215,8 @@ def _paint_objects(
     which, ray = owner.ravel()[cell], cell % seen.num_columns**2
     direction = seen.direction[:, ray]
     point = EYE[:, np.newaxis] + distance.ravel()[cell] * direction
-    unblocked = _free_of_others(objects, around, which, point, seen.lamp_turn[ray])
+    unblocked = free_of_others(objects, around, which, point, seen.lamp_turn[ray])
     colour[objects.scene[which], :, ray] = shade_hits(objects, around, which, point, direction, unblocked).T
-
-
-def _free_of_others(
-    objects: Objects, around: Surroundings, which: IntArray, point: Float32Array, turn_rad: Float32Array
-) -> Float32Array:
-    """Return the share of the lamp that the other objects of the scene leave free [1], shape (num_points,)."""
-    free = np.ones(which.size, dtype=np.float32)
-    first, num = np.unique(objects.scene, return_index=True, return_counts=True)[1:]
-    scene = objects.scene[which]
-    for slot in range(int(objects.slot.max()) + 1):
-        now = np.flatnonzero((objects.slot[which] != slot) & (num[scene] > slot))
-        other = first[scene[now]] + slot
-        near = _is_near_shadow(objects, around, other, point[:, now])
-        now, other = now[near], other[near]
-        free[now] *= _lamp_share(objects, around, other, point[:, now], turn_rad[now])
-    return free
-
-
-def _is_near_shadow(objects: Objects, around: Surroundings, other: IntArray, point: Float32Array) -> BoolArray:
-    """Return whether the way to the lamp passes near object `other`, shape (num_points,)."""
-    light = around.light[:, objects.scene[other]]
-    offset = objects.position[:, other] - point
-    offset[1] += 0.75 * objects.scale[other]
-    along = (offset * light).sum(axis=0)
-    beside = (offset * offset).sum(axis=0) - along * along
-    return np.asarray((along > 0.0) & (beside < (1.4 * objects.scale[other]) ** 2))
 
 
 def _require_at_least(name: str, came: int, least: int) -> None:
