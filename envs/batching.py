@@ -67,8 +67,9 @@ class BatchCurve:
             slope: slope of the line, where it is needed.
 
         Raises:
-            ConfigError: if `max_batch` is above the largest measured batch: nothing is extrapolated.
+            ConfigError: for a number out of range, or `max_batch` above the largest measured: nothing is extrapolated.
         """
+        require_within("batch curve", 0.0, 1.0, slope=slope)
         sizes = _measured_sizes(profile)
         if sizes.max() == 1:
             return cls.line(max_batch=8 if max_batch is None else max_batch, slope=slope)

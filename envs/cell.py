@@ -12,6 +12,7 @@ Action space for K devices, chosen by `actions`; see `megopt.envs.cell_actions`:
 | "discrete" | MultiDiscrete([num_rows] x K) | row of each device |
 | "multi_discrete" | MultiDiscrete([...] x K) | index of a value of each knob, device by device |
 | "box" | Box(-1, 1, (m K,), float32) | nearest value of each knob, device by device |
+| "shared" | Discrete(num_rows) | one row for all devices that have a request: for DQN, and less than a cell can do |
 
 With the allocation "chosen", K weights of the shares of the band follow.
 
@@ -38,8 +39,9 @@ Start: new devices at new places, empty queues, and what arrives in slot 0. End:
 `info["final"]` then holds a `CellReport` as a dictionary.
 
 Info: costs, cost, num_requests, num_lost, row (of each device, -1 where none was decided), action_mask (1 for rows that
-each device may take next; `tuple(mask)` is what `MultiDiscrete.sample` reads), num_late with a deadline, and at the end
-of an episode final; from the vector environment also final_obs and final_info.
+each device may take next, `tuple(mask)` is what `MultiDiscrete.sample` reads; with "shared" 1 for rows that all devices
+with a request may take), num_late with a deadline, and at the end of an episode final; from the vector environment also
+final_obs and final_info.
 
 Versions: v0, first.
 """
@@ -56,11 +58,15 @@ from numpy.typing import NDArray
 from megopt.arrays import BoolArray, FloatArray, IntArray
 from megopt.envs import cell_rendering
 from megopt.envs.cell_actions import CellActions
-from megopt.envs.cell_dynamics import CELL_FIELDS, DEVICE_FIELDS, CellParams, CellTransition
-from megopt.envs.cells import Cells, CellsStep
+from megopt.envs.cell_dynamics import CELL_FIELDS, DEVICE_FIELDS
+from megopt.envs.cell_parameters import CellParams
+from megopt.envs.cell_state import CellTransition
+from megopt.envs.cells import Cells
 from megopt.envs.dynamics import legal_rows
+from megopt.envs.history import shown_totals
 from megopt.envs.row_view import RowView
-from megopt.envs.scenarios import CELL_SCENARIOS, Scenarios
+from megopt.envs.scenarios import CELL_SCENARIOS
+from megopt.envs.settings import Scenarios
 from megopt.envs.shell import Info, Observations, VectorShell
 from megopt.errors import ConfigError
 from megopt.system.outcome import Outcome
@@ -103,7 +109,7 @@ class CellVectorEnv(VectorShell[Cells, cell_rendering.CellMoment]):
         """Decide the waiting requests of all cells.
 
         Args:
-            actions: one joint action per environment, as `action_space` has them.
+            actions: one action per environment, as `action_space` has them.
 
         Returns:
             Observations (num_envs, 5 K + 3), rewards, terminations, truncations, each (num_envs,), and info.
@@ -118,7 +124,9 @@ class CellVectorEnv(VectorShell[Cells, cell_rendering.CellMoment]):
         step = cells.step(rows, weights, is_autoreset=self._is_autoreset)
         latest = self._latest()
         if self.render_mode is not None:
-            self._history.append(self._moment(latest, step))
+            totals = shown_totals(step.reward, step.costs, self.params.problem)
+            moment = cell_rendering.CellMoment.of(self.params, cells.decided, latest, rows, totals)
+            self._history.add(moment, step.is_done)
         columns = {
             "costs": step.costs,
             "cost": step.cost,
@@ -152,11 +160,17 @@ class CellVectorEnv(VectorShell[Cells, cell_rendering.CellMoment]):
     def action_masks(self) -> BoolArray:
         """Return which rows the devices may take next, shape (num_envs, num_devices, num_rows).
 
-        A read-only view where they are equal; nothing is masked for the sake of a device without a request.
+        A read-only view where they are equal. With "shared" actions (num_envs, num_rows): rows that every device with
+        a request may take.
         """
         legal = legal_rows(self.params, self.link_state())
         shape = (self.num_envs, self.params.num_devices, legal.shape[1])
-        return np.broadcast_to(legal[0], shape) if legal.strides[0] == 0 else legal.reshape(shape)
+        if legal.strides[0] == 0:
+            return np.broadcast_to(legal[0], shape[::2] if self.actions.is_shared else shape)
+        of_devices = legal.reshape(shape)
+        if not self.actions.is_shared:
+            return of_devices
+        return np.asarray(np.all(of_devices | ~self.has_request()[:, :, np.newaxis], axis=1))
 
     def has_request(self) -> BoolArray:
         """Return which devices decide a request in the next step, shape (num_envs, num_devices)."""
@@ -183,17 +197,8 @@ class CellVectorEnv(VectorShell[Cells, cell_rendering.CellMoment]):
     def _decided(column: FloatArray, made: CellTransition) -> FloatArray:
         return np.where(made.is_decided, column, np.nan)
 
-    def _moment(self, latest: CellTransition, step: CellsStep) -> cell_rendering.CellMoment:
-        return cell_rendering.CellMoment(
-            num_waiting=self._by_cell(latest.state.waiting.num_waiting).sum(axis=1).astype(np.float64),
-            edge_busy_s=latest.state.edge_busy_s,
-            band_busy_s=latest.state.band_busy_s,
-            num_requests=step.num_requests.astype(np.float64),
-            costs=step.costs,
-        )
-
     def _frame(self, env: int) -> NDArray[np.uint8]:
-        return cell_rendering.frame(self.params, list(self._history), env)
+        return cell_rendering.frame(self.params, self._history.of(env))
 
 
 class CellEnv(RowView[CellVectorEnv]):

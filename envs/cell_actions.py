@@ -5,11 +5,14 @@
 | "discrete" | MultiDiscrete, num_rows per device | the row of each device |
 | "multi_discrete" | MultiDiscrete, m entries per device | index of a value in each dimension of the knob space |
 | "box" | Box(-1, 1), m entries per device | the nearest value in each dimension |
+| "shared" | Discrete(num_rows) | one row for all devices that have a request |
 
-The entries of device 0 come first, then those of device 1, and so on; see `megopt.envs.actions` for one device. With
-the allocation "chosen" one more entry per device follows at the end, the weight of its share of the band: one of the 8
-indices of 1, 2, 4, ..., 128, or in a box the point of [-1, 1] that is laid on these in logarithm. What is said for a
-device without a request changes nothing.
+The entries of device 0 come first, then those of device 1, and so on; see `megopt.envs.actions` for one device.
+"shared" is for learners that know Discrete only, such as DQN: in a slot all devices do the same.
+
+With the allocation "chosen", which "shared" cannot have, one more entry per device follows at the end, the weight of
+its share of the band: one of the 8 indices of 1, 2, 4, ..., 128, or in a box the point of [-1, 1] that is laid on these
+in logarithm. What is said for a device without a request changes nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +23,12 @@ import numpy as np
 from gymnasium import spaces
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
-from megopt.envs.actions import ActionError, ActionMap
+from megopt.envs.actions import KINDS, ActionError, ActionMap
+from megopt.errors import ConfigError
 from megopt.schemes.action_table import ActionTable
 
+SHARED = "shared"
+"""Kind of action in which one row is meant for all devices of a cell."""
 NUM_WEIGHTS = 8
 """Weights that a share of the band can have: 1, 2, 4, ..., 128."""
 
@@ -81,11 +87,13 @@ class CellActions:
     Attributes:
         of_device: the map of each device.
         has_weights: whether the agent shares the band.
+        is_shared: whether one row is meant for all devices.
         space: action space of one environment.
     """
 
     of_device: DeviceMap
     has_weights: bool
+    is_shared: bool
     space: spaces.Space[object]
 
     @classmethod
@@ -100,11 +108,13 @@ class CellActions:
         has_weights: bool,
     ) -> CellActions:
         """Return the map of `kind` for cells of `num_devices`; see `ActionMap.of`."""
-        alone = DeviceMap.of(table, is_offered, kind, bad_actions)
+        _check_kind(kind, has_weights)
+        is_shared = kind == SHARED
+        alone = DeviceMap.of(table, is_offered, "discrete" if is_shared else kind, bad_actions)
         assert isinstance(alone, DeviceMap)
         of_device = replace(alone, num_devices=num_devices)
-        space = _joint_space(of_device, num_devices, has_weights)
-        return cls(of_device=of_device, has_weights=has_weights, space=space)
+        space = alone.space if is_shared else _joint_space(of_device, num_devices, has_weights)
+        return cls(of_device=of_device, has_weights=has_weights, is_shared=is_shared, space=space)
 
     @property
     def num_devices(self) -> int:
@@ -115,12 +125,14 @@ class CellActions:
         """Return the rows that `actions` name and the weights, each of shape (num_envs x num_devices,).
 
         Args:
-            actions: one joint action per environment, shape (num_envs, entries).
+            actions: one joint action per environment, shape (num_envs, entries), or (num_envs,) where it is shared.
             num_envs: how many environments there are.
 
         Raises:
             ActionError: naming the first device whose action cannot be taken.
         """
+        if self.is_shared:
+            return self._shared_rows(np.asarray(actions), num_envs), None
         came, per_device = np.asarray(actions), max(1, len(self.of_device.dimensions))
         entries = self.num_devices * per_device
         expected = (num_envs, entries + self.num_devices * self.has_weights)
@@ -135,6 +147,12 @@ class CellActions:
             of_devices = of_devices[:, 0]
         rows = self.of_device.rows(of_devices, num_envs * self.num_devices)
         return rows, self._weights(came[:, entries:].ravel()) if self.has_weights else None
+
+    def _shared_rows(self, came: np.ndarray, num_envs: int) -> IntArray:
+        if came.shape != (num_envs,):
+            message = f"actions have shape {came.shape}; expected ({num_envs},), one row per environment"
+            raise ActionError(message)
+        return self.of_device.rows(np.repeat(came, self.num_devices), num_envs * self.num_devices)
 
     def _weights(self, came: np.ndarray) -> FloatArray:
         """Return the weights [1] that indices or points of [-1, 1] stand for."""
@@ -151,6 +169,18 @@ class CellActions:
                 raise ActionError(message)
         exponent = np.clip(came, low, high).astype(np.float64)
         return np.asarray(np.exp2((exponent + 1.0) * (NUM_WEIGHTS - 1) / 2.0 if is_box else exponent))
+
+
+def _check_kind(kind: str, has_weights: bool) -> None:
+    if kind not in (*KINDS, SHARED):
+        message = f"environment: actions is {kind!r}; expected one of {', '.join((*KINDS, SHARED))}; change actions"
+        raise ConfigError(message)
+    if kind == SHARED and has_weights:
+        message = (
+            "environment: actions is 'shared' and allocation 'chosen', but one row says no weights; choose another "
+            "allocation, or actions=discrete"
+        )
+        raise ConfigError(message)
 
 
 def _joint_space(of_device: ActionMap, num_devices: int, has_weights: bool) -> spaces.Space[object]:

@@ -18,138 +18,27 @@ Arrays of devices are flat: device d of cell c is entry c x num_devices + d.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
-from megopt.envs.arrivals import Arrivals, Poisson, Waiting
-from megopt.envs.band import check_allocation
-from megopt.envs.batching import BatchCurve
-from megopt.envs.dynamics import SNR_RANGE_DB, EnvParams, link_where
+from megopt.envs.arrivals import Waiting
+from megopt.envs.cell_parameters import CellParams
+from megopt.envs.cell_state import CellState, CellTransition
+from megopt.envs.dynamics import SNR_RANGE_DB
 from megopt.envs.queueing import LAST_RANK, Demand, Service, serve
-from megopt.errors import ConfigError
-from megopt.ranges import require_whole, require_within
-from megopt.system.channel import ChannelState
 from megopt.system.link import LinkState
 from megopt.system.outcome import Outcome
 from megopt.units import db_from_linear
+
+__all__ = ["CELL_FIELDS", "DEVICE_FIELDS", "CellParams", "initial", "observe", "transition"]
 
 DEVICE_FIELDS = ("snr", "num_waiting", "waited", "device_busy", "previous_latency")
 """Fields of each device in an observation, in order; `megopt.envs.cell` holds the data sheet."""
 CELL_FIELDS = ("edge_busy", "band_busy", "progress")
 """Fields of the cell in an observation, in order, after those of the devices."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellParams(EnvParams):
-    """What does not change while requests come; beside the attributes of `EnvParams`, of which an episode has slots.
-
-    Attributes:
-        num_devices: devices of a cell.
-        slot_s: length of a slot [s].
-        arrivals: where requests come from.
-        curve: time and energy of a batch at the edge over its size.
-        allocation: how the band is shared, one of `megopt.envs.band.ALLOCATIONS`.
-        capacity: requests that can wait at a device; more are lost.
-        edge_rank: place of each row in the order of edge times, shape (num_rows,).
-        joins: rows that need the edge or the band, shape (num_rows,).
-
-    Raises:
-        ConfigError: for a number outside its range, or a battery: devices of a cell are on mains.
-    """
-
-    num_devices: int = 8
-    slot_s: float = 2.0
-    arrivals: Arrivals = field(default_factory=Poisson)
-    curve: BatchCurve = field(default_factory=lambda: BatchCurve.line(max_batch=8))
-    allocation: str = "equal"
-    capacity: int = 8
-    edge_rank: NDArray[np.uint16] = field(init=False, repr=False)
-    joins: BoolArray = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        EnvParams.__post_init__(self)
-        require_whole("cell", 1, num_devices=self.num_devices, capacity=self.capacity)
-        require_within("cell", 1e-6, 1e9, slot_s=self.slot_s)
-        check_allocation(self.allocation)
-        self.arrivals.check(self.num_devices)
-        if self.has_battery or len(self.table) >= LAST_RANK:
-            came = f"battery_j is {self.battery_j:g}" if self.has_battery else f"{len(self.table)} rows are offered"
-            message = f"cell: {came}; expected devices on mains and fewer than {LAST_RANK} rows; leave some out"
-            raise ConfigError(message)
-        work = self.table.work
-        rank = np.searchsorted(np.unique(work.edge_s), work.edge_s).astype(np.uint16)
-        object.__setattr__(self, "edge_rank", rank)
-        object.__setattr__(self, "joins", (work.edge_s > 0.0) | (work.downlink_bits > 0.0))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellState:
-    """What the cells are in before their waiting requests are decided.
-
-    Attributes:
-        channel: state of the channels, fields of shape (num_cells x num_devices,).
-        link: link of each device alone in the band, same shape.
-        waiting: requests that wait at each device, same first axis.
-        device_busy_s: time for which each device is busy with earlier requests [s], same shape.
-        previous_latency_s: latency of each device's previous request [s], same shape; 0 at the start.
-        edge_busy_s: time for which the edge is busy with earlier slots [s], shape (num_cells,).
-        band_busy_s: time for which the band is busy with earlier slots [s], shape (num_cells,).
-    """
-
-    channel: ChannelState
-    link: LinkState
-    waiting: Waiting
-    device_busy_s: FloatArray
-    previous_latency_s: FloatArray
-    edge_busy_s: FloatArray
-    band_busy_s: FloatArray
-
-    @property
-    def slot(self) -> IntArray:
-        """Slots of each cell's episode so far [1], shape (num_cells,)."""
-        return self.channel.slot.reshape(len(self.edge_busy_s), -1)[:, 0]
-
-    def where(self, is_fresh: BoolArray, fresh: CellState) -> CellState:
-        """Return `fresh` in the cells where `is_fresh` (num_cells,) and this state in the others."""
-        if np.all(is_fresh):
-            return fresh
-        of_device = np.repeat(is_fresh, len(self.device_busy_s) // len(is_fresh))
-        return CellState(
-            channel=self.channel.where(of_device, fresh.channel),
-            link=link_where(of_device, fresh.link, self.link),
-            waiting=self.waiting.where(of_device, fresh.waiting),
-            device_busy_s=np.where(of_device, fresh.device_busy_s, self.device_busy_s),
-            previous_latency_s=np.where(of_device, fresh.previous_latency_s, self.previous_latency_s),
-            edge_busy_s=np.where(is_fresh, fresh.edge_busy_s, self.edge_busy_s),
-            band_busy_s=np.where(is_fresh, fresh.band_busy_s, self.band_busy_s),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellTransition:
-    """What one slot led to; fields of shape (num_cells x num_devices,) unless stated.
-
-    Attributes:
-        state: the state before the next slot.
-        outcome: what each request cost and gave; only the columns of `RowTerms.measured` are filled, and they are
-            meaningful where `is_decided`.
-        is_decided: whether the device had a request.
-        waiting_s: part of the latency that was spent waiting, for a slot, the edge, the band or the device [s].
-        service: what happened at edge and band, fields of shape (num_cells, num_devices).
-        num_lost: requests that found no place at their device in this slot [1].
-        is_truncated: whether the episode has had all its slots, shape (num_cells,).
-    """
-
-    state: CellState
-    outcome: Outcome
-    is_decided: BoolArray
-    waiting_s: FloatArray
-    service: Service
-    num_lost: IntArray
-    is_truncated: BoolArray
 
 
 def initial(params: CellParams, rng: np.random.Generator, num_cells: int) -> CellState:

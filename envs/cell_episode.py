@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
-from megopt.envs.cell_dynamics import CellParams, CellState, CellTransition
+from megopt.envs.cell_parameters import CellParams
+from megopt.envs.cell_state import CellState, CellTransition, per_cell
 from megopt.envs.episode import EpisodeReport, RunningSums
 
 
@@ -44,20 +43,16 @@ class CellSums(RunningSums):
             cost: sum of the violations of each request, shape (num_flat,).
             is_late: whether each request missed its deadline, shape (num_flat,); None without one.
         """
+        num_devices = self._params.num_devices
         columns = {name: getattr(made.outcome, name) for name in self._params.terms.measured}
         for name, column in (columns | {"waiting_s": made.waiting_s}).items():
-            self._sums[name] += self._per_cell(np.where(made.is_decided, column, 0.0))
+            self._sums[name] += per_cell(np.where(made.is_decided, column, 0.0), num_devices)
         self._sums["edge_used_s"] += made.service.edge_used_s
         counted = {"decided": made.is_decided, "lost": made.num_lost, "violating": made.is_decided & (cost > 0.0)}
         if is_late is not None:
             counted["late"] = made.is_decided & is_late
         for name, column in counted.items():
-            self._counts[name] += self._per_cell(column)
-
-    def _per_cell(self, column: NDArray[Any]) -> NDArray[Any]:
-        """Return the sum over each cell's devices."""
-        total: NDArray[Any] = column.reshape(-1, self._params.num_devices).sum(axis=1)
-        return total
+            self._counts[name] += per_cell(column.astype(np.int64), num_devices)
 
     def report(self, state: CellState) -> CellReport:
         """Return the report of each cell's episode so far."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megopt.arrays import FloatArray, IntArray
 from megopt.envs import cell_dynamics
-from megopt.envs.cell_dynamics import CellParams, CellState, CellTransition
 from megopt.envs.cell_episode import CellSums
+from megopt.envs.cell_parameters import CellParams
+from megopt.envs.cell_state import CellState, CellTransition, Number, per_cell
 from megopt.envs.clockwork import Clockwork, Step
 from megopt.problem import costs, reward, violations
-
-Number = TypeVar("Number", np.float64, np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +70,15 @@ class Cells(Clockwork[CellState]):
         decided = made.is_decided
         return CellsStep(
             observation=self.observe(),
-            reward=self._per_cell(np.where(decided, reward(made.outcome, problem), 0.0)),
-            costs=self._per_cell(np.where(decided[:, np.newaxis], costs(made.outcome, problem), 0.0)),
-            cost=self._per_cell(np.where(decided, violated, 0.0)),
-            num_requests=self._per_cell(decided.astype(np.int64)),
-            num_lost=self._per_cell(made.num_lost),
-            num_late=None if is_late is None else self._per_cell((decided & is_late).astype(np.int64)),
+            reward=self._total(np.where(decided, reward(made.outcome, problem), 0.0)),
+            costs=self._total(np.where(decided[:, np.newaxis], costs(made.outcome, problem), 0.0)),
+            cost=self._total(np.where(decided, violated, 0.0)),
+            num_requests=self._total(decided.astype(np.int64)),
+            num_lost=self._total(made.num_lost),
+            num_late=None if is_late is None else self._total((decided & is_late).astype(np.int64)),
             is_done=made.is_truncated,
             ended=ended,
         )
 
-    def _per_cell(self, column: NDArray[Number]) -> NDArray[Number]:
-        """Return the sums over each cell's devices of a column (num_flat,) or of columns (num_flat, num_columns)."""
-        of_cells = column.reshape(self.num_envs, self.params.num_devices, *column.shape[1:])
-        return np.asarray(of_cells.sum(axis=1))
+    def _total(self, column: NDArray[Number]) -> NDArray[Number]:
+        return per_cell(column, self.params.num_devices)

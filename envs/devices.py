@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from megopt.arrays import BoolArray, FloatArray, IntArray
 from megopt.envs import dynamics
 from megopt.envs.clockwork import Clockwork, Step
-from megopt.envs.dynamics import EnvParams, EnvState
+from megopt.envs.dynamics import EnvState
 from megopt.envs.episode import EpisodeSums
+from megopt.envs.parameters import EnvParams
 from megopt.problem import costs, reward, violations
 
 

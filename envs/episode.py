@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
-from megopt.envs.dynamics import EnvParams, EnvState
+from megopt.envs.dynamics import EnvState
+from megopt.envs.parameters import EnvParams
 from megopt.problem import ceilings, costs, reward
 from megopt.system.outcome import Outcome
 

@@ -52,14 +52,16 @@ from megopt.envs import rendering
 from megopt.envs.actions import ActionMap
 from megopt.envs.devices import Devices
 from megopt.envs.dynamics import FIELDS, legal_rows
+from megopt.envs.history import shown_totals
 from megopt.envs.row_view import RowView
-from megopt.envs.scenarios import SCENARIOS, Scenarios
+from megopt.envs.scenarios import SCENARIOS
+from megopt.envs.settings import Scenarios
 from megopt.envs.shell import Info, Observations, VectorShell
 from megopt.problem import evaluate
 from megopt.system.outcome import Outcome
 
 
-class RequestVectorEnv(VectorShell[Devices, rendering.Moment]):
+class RequestVectorEnv(VectorShell[Devices, rendering.RequestMoment]):
     """`num_envs` devices, each with one request per step; see the module for spaces, reward, costs and info.
 
     What a row meets depends on the seed, its index and its own actions; no neighbour's reset changes it. The keywords
@@ -94,7 +96,9 @@ class RequestVectorEnv(VectorShell[Devices, rendering.Moment]):
         rows.flags.writeable = False
         step = devices.step(rows, is_autoreset=self._is_autoreset)
         if self.render_mode is not None:
-            self._history.append(rendering.Moment.of(self.outcome(), devices.decided.link.snr, step.costs))
+            totals = shown_totals(step.reward, step.costs, self.params.problem)
+            moment = rendering.RequestMoment.of(self.outcome(), rows, devices.decided.link.snr, totals)
+            self._history.add(moment, step.is_done)
         columns: Info = {"costs": step.costs, "cost": step.cost, "row": rows}
         if step.is_late is not None:
             columns["is_late"] = step.is_late
@@ -125,7 +129,7 @@ class RequestVectorEnv(VectorShell[Devices, rendering.Moment]):
         return replace(result, latency_s=devices.latest_latency_s)
 
     def _frame(self, env: int) -> NDArray[np.uint8]:
-        return rendering.frame(self.params, list(self._history), env)
+        return rendering.frame(self.params, self._history.of(env))
 
 
 class RequestEnv(RowView[RequestVectorEnv]):

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from megopt.arrays import BoolArray
-from megopt.envs.dynamics import EnvParams
+from megopt.envs.parameters import EnvParams
 from megopt.envs.shell import Info, Observations, VectorShell
 
 Vector = TypeVar("Vector", bound=VectorShell[Any, Any])

@@ -1,21 +1,34 @@
 """Settings to start from: the defaults of `megopt/Request-v0` and `megopt/Cell-v0`, and the setting of MEG-CVPO.
 
 Each function returns the `EnvParams` of one scenario; what is left out takes the value that its docstring names.
+Objects may also be said by name or as a mapping, see `megopt.envs.settings`.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from megopt.envs.arrivals import Arrivals, Poisson
 from megopt.envs.batching import BatchCurve
-from megopt.envs.cell_dynamics import CellParams
-from megopt.envs.dynamics import EnvParams
-from megopt.errors import ConfigError, NotOfferedError
+from megopt.envs.cell_parameters import CellParams
+from megopt.envs.limit_shares import limit_bounds
+from megopt.envs.parameters import EnvParams
+from megopt.envs.settings import (
+    Said,
+    Scenarios,
+    arrivals_of,
+    channel_of,
+    link_of,
+    problem_of,
+    profile_of,
+    schemes_of,
+)
+from megopt.errors import NotOfferedError
 from megopt.problem import Limit, Problem
 from megopt.schemes.action_table import ActionTable
 from megopt.schemes.conventional import Conventional
@@ -24,8 +37,10 @@ from megopt.schemes.scheme import Scheme, compile_all
 from megopt.schemes.step_split import StepSplit
 from megopt.system.channel import Channel, LogDistance, Rayleigh
 from megopt.system.link import Link
-from megopt.tables.profile import Profile, Side, load_profile
+from megopt.tables.profile import Profile, Side
 
+Schemes = Scheme | Said | Sequence[Scheme | Said] | None
+"""Ways to share, or their names; None leaves the choice to the scenario."""
 DEFAULT_PROFILE = "megsplitting_sdxl"
 DEFAULT_CELL_PROFILE = "h100__snapdragon8gen3__sdxl"
 DEFAULT_CVPO_PROFILE = "bundled"
@@ -43,10 +58,10 @@ _CVPO_PARTS: tuple[tuple[Side, str], ...] = (
 def request(
     *,
     profile: str | Path | Profile = DEFAULT_PROFILE,
-    schemes: Sequence[Scheme] | None = None,
-    channel: Channel | None = None,
-    link: Link | None = None,
-    problem: Problem | None = None,
+    schemes: Schemes = None,
+    channel: Channel | Said | None = None,
+    link: Link | Said | None = None,
+    problem: Problem | Said | None = None,
     episode_length: int = 64,
     is_pipelined: bool = False,
     battery_j: float = np.inf,
@@ -66,13 +81,14 @@ def request(
         battery_j: device energy of an episode [J]; inf is a device on mains.
         deadline_s: a request that takes longer is reported as late [s].
     """
-    tables = profile if isinstance(profile, Profile) else load_profile(profile)
-    table, _ = compile_all(list(schemes or _default_schemes()), tables)
+    tables = profile_of(profile)
+    table = _table(schemes, tables)
+    own_link = Link() if link is None else link_of(link)
     return EnvParams(
         table=table,
-        link=link or Link(),
-        channel=channel or Rayleigh(snr_db=10.0),
-        problem=problem or _default_problem(table),
+        link=own_link,
+        channel=Rayleigh(snr_db=10.0) if channel is None else channel_of(channel, own_link),
+        problem=_default_problem(table) if problem is None else problem_of(problem, table),
         episode_length=episode_length,
         is_pipelined=is_pipelined,
         battery_j=battery_j,
@@ -80,12 +96,15 @@ def request(
     )
 
 
-def _default_schemes() -> list[Scheme]:
-    return [
+def _table(schemes: Schemes, profile: Profile) -> ActionTable:
+    """Return the rows of `schemes`, by default those of `request`."""
+    default: list[Scheme] = [
         Conventional(num_steps=(25,), prompt_bits=0.0),
         StepSplit(num_steps=(25,), prompt_bits=0.0),
         RegionSplit(num_region_ratios=13, num_device_powers=12, prompt_bits=0.0),
     ]
+    table, _ = compile_all(default if schemes is None else schemes_of(schemes), profile)
+    return table
 
 
 def _default_problem(table: ActionTable) -> Problem:
@@ -97,11 +116,13 @@ def _default_problem(table: ActionTable) -> Problem:
 def meg_cvpo(
     *,
     profile: str | Path | Profile = DEFAULT_CVPO_PROFILE,
-    schemes: Sequence[Scheme] | None = None,
+    schemes: Schemes = None,
     metric: str = "psnr_db",
     episode_length: int = 64,
     is_pipelined: bool = True,
     k_factor_db: float = -np.inf,
+    bandwidth_hz: float = 1e6,
+    limit_share: float | None = None,
 ) -> EnvParams:
     """Return the setting of MEG-CVPO on any profile with step and merging knobs.
 
@@ -116,13 +137,16 @@ def meg_cvpo(
         episode_length: requests in an episode [1].
         is_pipelined: whether the edge computes while the previous request is on the air.
         k_factor_db: Rician factor [dB]; the paper states no small-scale fading, -inf is Rayleigh.
+        bandwidth_hz: of the link [Hz]; less keeps the airtime of small latents beside the time of the edge.
+        limit_share: None for the published limits; else both at this share of the way from the cheapest row to the
+            best one, see `megopt.envs.limit_shares`.
 
     Raises:
         NotOfferedError: naming all that the profile lacks.
 
     Source: MEG-CVPO (arXiv 2407.07245).
     """
-    tables = profile if isinstance(profile, Profile) else load_profile(profile)
+    tables = profile_of(profile)
     _require_step_and_merge_knobs(tables, metric)
     model_split = Conventional(
         num_steps=CVPO_STEPS,
@@ -132,21 +156,29 @@ def meg_cvpo(
         ways=("model_split",),
     )
     limits = (Limit(quantity="latency_s", bound=3.0), Limit(quantity="energy_j", bound=1800.0))
-    return request(
+    published = request(
         profile=tables,
-        schemes=schemes or [model_split],
+        schemes=[model_split] if schemes is None else schemes,
         channel=LogDistance(k_factor_db=k_factor_db),
-        link=Link(bandwidth_hz=1e6),
+        link=Link(bandwidth_hz=bandwidth_hz),
         problem=Problem(objective="quality", metric=metric, limits=limits),
         episode_length=episode_length,
         is_pipelined=is_pipelined,
     )
+    return published if limit_share is None else _with_limit_share(published, limit_share)
+
+
+def _with_limit_share(params: EnvParams, share: float) -> EnvParams:
+    problem = params.problem
+    for limit, bound in zip(problem.limits, limit_bounds(params, share), strict=True):
+        problem = problem.with_limit(limit.quantity, bound)
+    return replace(params, problem=problem)
 
 
 def _require_step_and_merge_knobs(profile: Profile, metric: str) -> None:
     """Raise `NotOfferedError` unless the profile times steps and merging and holds the metric over both knobs."""
     missing = [f"a row for {side} {part}" for side, part in _CVPO_PARTS if not profile.has(side, part)]
-    rows = profile.quality[profile.quality["metric"] == metric]
+    rows = profile.quality[profile.quality["metric"] == str(metric)]
     for knob in ("num_steps", "merge_ratio"):
         if rows[knob].nunique() < 2:
             missing.append(f"{metric} at several values of {knob}")
@@ -161,13 +193,13 @@ def _require_step_and_merge_knobs(profile: Profile, metric: str) -> None:
 def cell(
     *,
     profile: str | Path | Profile = DEFAULT_CELL_PROFILE,
-    schemes: Sequence[Scheme] | None = None,
-    channel: Channel | None = None,
-    link: Link | None = None,
-    problem: Problem | None = None,
+    schemes: Schemes = None,
+    channel: Channel | Said | None = None,
+    link: Link | Said | None = None,
+    problem: Problem | Said | None = None,
     num_devices: int = 8,
     slot_s: float = 2.0,
-    arrivals: Arrivals | None = None,
+    arrivals: Arrivals | float | str | Path | Mapping[str, Any] | None = None,
     max_batch: int | None = None,
     batch_slope: float = 1.0,
     allocation: str = "equal",
@@ -195,42 +227,25 @@ def cell(
         is_pipelined: whether the edge computes while the previous batch is on the air.
         deadline_s: a request that takes longer is reported as late [s].
     """
-    tables = profile if isinstance(profile, Profile) else load_profile(profile)
-    table, _ = compile_all(list(schemes or _default_schemes()), tables)
+    tables = profile_of(profile)
+    table = _table(schemes, tables)
+    own_link = Link(bandwidth_hz=20e6) if link is None else link_of(link)
     return CellParams(
         table=table,
-        link=link or Link(bandwidth_hz=20e6),
-        channel=channel or Rayleigh(snr_db=10.0),
-        problem=problem or _default_problem(table),
+        link=own_link,
+        channel=Rayleigh(snr_db=10.0) if channel is None else channel_of(channel, own_link),
+        problem=_default_problem(table) if problem is None else problem_of(problem, table),
         episode_length=episode_length,
         is_pipelined=is_pipelined,
         deadline_s=deadline_s,
         num_devices=num_devices,
         slot_s=slot_s,
-        arrivals=arrivals or Poisson(),
+        arrivals=Poisson() if arrivals is None else arrivals_of(arrivals),
         curve=BatchCurve.of(tables, max_batch=max_batch, slope=batch_slope),
         allocation=allocation,
         capacity=capacity,
     )
 
 
-Scenarios = Mapping[str, Callable[..., EnvParams]]
 SCENARIOS: Scenarios = {"request": request, "meg_cvpo": meg_cvpo}
 CELL_SCENARIOS: Scenarios = {"cell": cell}
-
-
-def params_of(scenario: str, settings: dict[str, object], scenarios: Scenarios = SCENARIOS) -> EnvParams:
-    """Return the parameters of a scenario by name, of those that the environment knows.
-
-    Raises:
-        ConfigError: for a name or a setting that does not exist.
-    """
-    if scenario not in scenarios:
-        message = f"environment: scenario is {scenario!r}; expected one of {', '.join(scenarios)}; change scenario"
-        raise ConfigError(message)
-    known = list(inspect.signature(scenarios[scenario]).parameters)
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        message = f"environment: scenario {scenario} has no {', '.join(unknown)}; expected some of {', '.join(known)}"
-        raise ConfigError(message)
-    return scenarios[scenario](**settings)

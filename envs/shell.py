@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from dataclasses import fields
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -18,9 +17,9 @@ from megopt.arrays import BoolArray
 from megopt.envs.actions import ActionMap
 from megopt.envs.cell_actions import CellActions
 from megopt.envs.clockwork import Clockwork, Ended
-from megopt.envs.dynamics import EnvParams
-from megopt.envs.rendering import MOMENTS
-from megopt.envs.scenarios import Scenarios, params_of
+from megopt.envs.history import History, Moment
+from megopt.envs.parameters import EnvParams
+from megopt.envs.settings import Scenarios, params_of
 from megopt.errors import ConfigError
 from megopt.ranges import require_whole
 from megopt.system.link import LinkState
@@ -28,10 +27,10 @@ from megopt.system.link import LinkState
 Observations = NDArray[np.float32]
 Info = dict[str, Any]
 Works = TypeVar("Works", bound=Clockwork[Any])
-Moment = TypeVar("Moment")
+Kind = TypeVar("Kind", bound=Moment)
 
 
-class VectorShell(VectorEnv[Observations, Any, NDArray[Any]], ABC, Generic[Works, Moment]):
+class VectorShell(VectorEnv[Observations, Any, NDArray[Any]], ABC, Generic[Works, Kind]):
     """`num_envs` rows that share nothing around a `Clockwork`; the subclasses say what a row is.
 
     Attributes:
@@ -67,7 +66,7 @@ class VectorShell(VectorEnv[Observations, Any, NDArray[Any]], ABC, Generic[Works
             num_envs: rows.
             params: all parameters; in place of `scenario` and its settings.
             scenario: a name of `scenarios`; None is the first.
-            actions: "discrete", "multi_discrete" or "box".
+            actions: "discrete", "multi_discrete" or "box"; in a cell also "shared".
             bad_actions: "raise", or "clip" to move actions out of range and masked rows to the nearest legal ones.
             render_mode: "rgb_array" or None.
             autoreset_mode: SAME_STEP, or DISABLED to be reset by hand.
@@ -77,9 +76,11 @@ class VectorShell(VectorEnv[Observations, Any, NDArray[Any]], ABC, Generic[Works
             ConfigError: for a word or a number that is not one of these.
         """
         require_whole("environment", 1, num_envs=num_envs)
-        mode = AutoresetMode(autoreset_mode)
-        _check_words(params, settings, render_mode, mode)
-        self.params = params or params_of(scenario or next(iter(self.scenarios)), settings, self.scenarios)
+        mode = _autoreset_mode(autoreset_mode)
+        _check_words(params, settings, render_mode)
+        if params is None:
+            params = params_of(next(iter(self.scenarios)) if scenario is None else scenario, settings, self.scenarios)
+        self.params = params
         self.num_envs = int(num_envs)
         self.render_mode = render_mode
         self.metadata = {**type(self).metadata, "autoreset_mode": mode}  # type: ignore[misc]
@@ -92,7 +93,7 @@ class VectorShell(VectorEnv[Observations, Any, NDArray[Any]], ABC, Generic[Works
         self._is_all_legal = bool(np.all(self.params.is_offered)) and not self.params.can_die
         self._is_autoreset = mode == AutoresetMode.SAME_STEP
         self._works: Works | None = None
-        self._history: deque[Moment] = deque(maxlen=MOMENTS)
+        self._history: History[Kind] = History(self.num_envs, len(self.params.problem.limits))
 
     @abstractmethod
     def _spaces(self, kind: str, bad_actions: str) -> tuple[ActionMap | CellActions, int]:
@@ -132,7 +133,7 @@ class VectorShell(VectorEnv[Observations, Any, NDArray[Any]], ABC, Generic[Works
             self._works = self._begin(int(self.np_random.integers(2**63)))
         else:
             self._works.reset(mask)
-        self._history.clear()
+        self._history.begin(mask)
         return self._works.observe(), self._info({})
 
     def _reset_mask(self, options: Info | None) -> BoolArray:
@@ -190,15 +191,23 @@ class VectorShell(VectorEnv[Observations, Any, NDArray[Any]], ABC, Generic[Works
         return tuple(self._frame(env) for env in range(self.num_envs))
 
 
-def _check_words(
-    params: EnvParams | None, settings: Info, render_mode: str | None, autoreset_mode: AutoresetMode
-) -> None:
+def _autoreset_mode(word: AutoresetMode | str) -> AutoresetMode:
+    """Return the mode of a word; rows are reset in the same step, or by hand."""
+    modes = {mode.value: mode for mode in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)}
+    name = word.value if isinstance(word, AutoresetMode) else word
+    if not isinstance(name, str) or name not in modes:
+        message = f"environment: autoreset_mode is {name!r}; expected {' or '.join(modes)}; change autoreset_mode"
+        raise ConfigError(message)
+    return modes[name]
+
+
+def _check_words(params: object, settings: Info, render_mode: object) -> None:
     if params is not None and settings:
         message = f"environment: params and {', '.join(settings)} are given; expected one or the other"
         raise ConfigError(message)
+    if params is not None and not isinstance(params, EnvParams):
+        message = f"environment: params are {params!r}; expected those that a function of megopt.envs.scenarios returns"
+        raise ConfigError(message)
     if render_mode not in (None, "rgb_array"):
         message = f"environment: render_mode is {render_mode!r}; expected rgb_array or None"
-        raise ConfigError(message)
-    if autoreset_mode == AutoresetMode.NEXT_STEP:
-        message = "environment: autoreset_mode is NextStep; expected SameStep or Disabled"
         raise ConfigError(message)

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 import megopt.envs  # noqa: F401  registers the environments
 from megopt.envs.actions import ActionError
 from megopt.envs.arrivals import ArrivalTrace
 from megopt.envs.cell import CellEnv, CellVectorEnv
+from megopt.errors import ConfigError
 from megopt.problem import Limit, Problem
 from megopt.schemes.conventional import Conventional
 from megopt.schemes.step_split import StepSplit
@@ -132,3 +134,48 @@ def test_a_row_that_was_not_measured_is_refused_where_a_request_waits() -> None:
     clipped = make(2, params=env.params, bad_actions="clip")
     clipped.reset(seed=0)
     assert np.all(env.params.is_offered[clipped.step(rows)[4]["row"]])
+
+
+def test_a_shared_row_is_the_row_of_every_device() -> None:
+    settings = two_devices() | {"allocation": "equal", "num_devices": 3}
+    shared, joint = make(4, **settings, actions="shared"), make(4, **settings)
+    assert shared.single_action_space == spaces.Discrete(len(shared.params.table))
+    shared.reset(seed=0)
+    joint.reset(seed=0)
+    for row in range(6):
+        rows = (row + np.arange(4)) % len(shared.params.table)
+        seen, rewards, _, _, info = shared.step(rows)
+        expected, own_rewards, *_ = joint.step(np.repeat(rows[:, np.newaxis], 3, axis=1))
+        np.testing.assert_array_equal(seen, expected)
+        np.testing.assert_array_equal(rewards, own_rewards)
+        np.testing.assert_array_equal(info["row"], np.repeat(rows[:, np.newaxis], 3, axis=1))
+    assert info["action_mask"].shape == (4, len(shared.params.table))
+    with pytest.raises(ActionError, match=r"shape \(4, 3\); expected \(4,\), one row per environment"):
+        shared.step(np.zeros((4, 3), dtype=int))
+    with pytest.raises(ActionError, match="device 0 in environment 2 is 999"):
+        shared.step([0, 0, 999, 0])
+    with pytest.raises(ConfigError, match="one row says no weights"):
+        make(1, **two_devices(), actions="shared")
+    with pytest.raises(ConfigError, match="expected one of discrete, multi_discrete, box, shared"):
+        make(1, actions="joint")
+
+
+def test_a_shared_row_is_masked_where_one_device_with_a_request_may_not_take_it() -> None:
+    settings = {"schemes": [Conventional(num_steps=(25,))], "link": Link(adaptation="cqi"), "actions": "shared"}
+    env = make(200, **settings, num_devices=4, arrivals=ArrivalTrace(num_requests=(1, 0), device_stride=1))
+    _, info = env.reset(seed=0)
+    is_dead = np.isinf(env.link_state().downlink_s_per_bit).reshape(200, 4)
+    is_masked = np.any(is_dead & env.has_request(), axis=1)
+    assert 0 < is_masked.sum() < 200
+    assert np.any(is_dead.any(axis=1) & ~is_masked)  # a dead link of a device without a request masks nothing
+    np.testing.assert_array_equal(info["action_mask"].sum(axis=1), np.where(is_masked, 1, 6))
+    env.action_space.seed(0)
+    legal = [env.single_action_space.sample(mask) for mask in info["action_mask"]]
+    assert np.all(np.isfinite(env.step(np.array(legal))[1]))
+
+
+def test_a_row_of_cells_masks_shared_rows_as_its_space_samples_them() -> None:
+    env = CellEnv(profile=loaded(PHONE), actions="shared", num_devices=3)
+    _, info = env.reset(seed=0)
+    assert env.action_masks().shape == info["action_mask"].shape == (len(env.params.table),)
+    assert env.action_space.contains(env.action_space.sample(info["action_mask"]))

@@ -1,66 +1,58 @@
-"""The channels inside megopt/Request-v0: outage and mean rate against closed forms.
+"""The channels inside the environments: outage and mean rate of each against closed forms or quadrature.
 
 Each value is a mean over independent devices, so the tolerance is 4.5 standard errors of that mean, from the spread of
-the devices' own means: right whatever the memory of a device's fading is.
+the devices' own means: right whatever the memory of a device's fading is. A test whose error is too large to tell is
+refused as well. The formulas are in `tests.channel_laws`; a channel of conf/channel without one fails here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.special import exp1
 from scipy.stats import ncx2
 
+from megopt.configuration import group_choices
 from megopt.envs.request import RequestVectorEnv
+from megopt.envs.settings import channel_of
 from megopt.schemes.conventional import Conventional
-from megopt.system.channel import (
-    Channel,
-    GaussMarkov,
-    LogDistance,
-    Rayleigh,
-    Rician,
-    Static,
-    Trace,
-    UrbanMacro,
-    UrbanMicro,
-)
+from megopt.system.channel import Channel, GaussMarkov, LogDistance, Rayleigh, Static, Trace, UrbanMacro, UrbanMicro
 from megopt.system.link import Link
-from megopt.units import db_from_linear, linear_from_db
-from tests.environments import PHONE, loaded
+from megopt.units import linear_from_db
+from tests.channel_laws import Law, law_of
+from tests.environments import PHONE, loaded, make_cell
 
 NUM_DEVICES, NUM_STEPS, BANDWIDTH_HZ = 3000, 40, 1e6
-
-Closed = Callable[[float], float]
-"""An SNR threshold or a mean SNR [1] to a probability or to bit/s/Hz."""
+MANY_DEVICES = 30_000
+LINK = Link(bandwidth_hz=BANDWIDTH_HZ)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What the environment showed; both of shape (NUM_STEPS, NUM_DEVICES)."""
+    """What the environment showed; both of shape (num_steps, num_devices)."""
 
     snr: np.ndarray
     rate_bps: np.ndarray
 
 
-def environment(channel: Channel, **settings: object) -> RequestVectorEnv:
+def environment(channel: Channel, num_devices: int = NUM_DEVICES, **settings: Any) -> RequestVectorEnv:
     schemes = [Conventional(num_steps=(25,), image_codecs=(), prompt_bits=0.0)]
-    shared = {"profile": loaded(PHONE), "schemes": schemes, "channel": channel, "link": Link(bandwidth_hz=BANDWIDTH_HZ)}
-    return RequestVectorEnv(NUM_DEVICES, **(shared | settings))
+    shared = {"profile": loaded(PHONE), "schemes": schemes, "channel": channel, "link": LINK}
+    return RequestVectorEnv(num_devices, **(shared | settings))
 
 
-def watch(env: RequestVectorEnv) -> Seen:
-    """Return what the requests of `NUM_STEPS` steps met; row 0 is model split."""
+def watch(env: RequestVectorEnv, num_steps: int = NUM_STEPS) -> Seen:
+    """Return what the requests of `num_steps` steps met; row 0 is model split."""
     env.reset(seed=1)
     snr, rate_bps = [], []
-    for _ in range(NUM_STEPS):
+    for _ in range(num_steps):
         link = env.link_state()
         snr.append(link.snr)
         rate_bps.append(1.0 / link.downlink_s_per_bit)
-        env.step(np.zeros(NUM_DEVICES, dtype=int))
+        env.step(np.zeros(env.num_envs, dtype=int))
     return Seen(snr=np.array(snr), rate_bps=np.array(rate_bps))
 
 
@@ -72,75 +64,72 @@ def assert_mean(values: np.ndarray, expected: float, what: str) -> None:
     assert abs(of_device.mean() - expected) < 4.5 * error + 1e-12, f"{what}: {of_device.mean()} is not {expected}"
 
 
-def rayleigh_outage(threshold: float, mean: float) -> float:
-    return float(1.0 - np.exp(-threshold / mean))
+def assert_follows(seen: Seen, law: Law) -> None:
+    """Compare outage at the law's own quantiles, and mean rate."""
+    for outage in (0.1, 0.4, 0.8):
+        assert_mean(seen.snr < law.threshold(outage), outage, f"outage {outage}")
+    assert_mean(seen.rate_bps / BANDWIDTH_HZ, law.mean_rate(), "mean rate")
 
 
-def rayleigh_rate(mean: float) -> float:
-    """Return E[log2(1 + snr)] = exp(1/s) E1(1/s) / ln 2."""
-    return float(np.exp(1.0 / mean) * exp1(1.0 / mean) / np.log(2.0))
-
-
-def rician_outage(threshold: float, mean: float, k: float) -> float:
-    """Return 1 - Q1(sqrt(2 K), sqrt(2 (1 + K) threshold / mean)), Marcum's Q being the tail of a non-central chi^2."""
-    return float(ncx2.cdf(2.0 * (1.0 + k) * threshold / mean, 2, 2.0 * k))
-
-
-def rician_rate(mean: float, k: float) -> float:
-    """Return E[log2(1 + snr)] over the density of the non-central chi^2."""
-    scale = mean / (2.0 * (1.0 + k))
-    rate, _ = quad(lambda x: np.log2(1.0 + scale * x) * ncx2.pdf(x, 2, 2.0 * k), 0.0, 2.0 * k + 60.0 + 20.0 * k**0.5)
-    return float(rate)
-
-
-def over_distance(of_mean: Closed) -> float:
-    """Return the mean of a closed form over the places of `LogDistance()`: uniform from 200 to 300 m."""
-
-    def at(distance_m: float) -> float:
-        return of_mean(float(linear_from_db(30.0 - 35.3 - 37.6 * np.log10(distance_m) + 94.0)))
-
-    return quad(at, 200.0, 300.0)[0] / 100.0
-
-
-TEN, NINE_DB = 10.0, float(linear_from_db(9.0))
-CASES: dict[str, tuple[Channel, Closed, float]] = {
-    "rayleigh": (Rayleigh(snr_db=10.0), lambda th: rayleigh_outage(th, TEN), rayleigh_rate(TEN)),
-    "rayleigh, doppler": (
-        Rayleigh(snr_db=10.0, doppler_hz=5.0, interval_s=0.02),
-        lambda th: rayleigh_outage(th, TEN),
-        rayleigh_rate(TEN),
-    ),
-    "rician": (
-        Rician(snr_db=10.0, k_factor_db=9.0),
-        lambda th: rician_outage(th, TEN, NINE_DB),
-        rician_rate(TEN, NINE_DB),
-    ),
-    "gauss-markov": (
-        GaussMarkov(snr_db=10.0, correlation=0.9),
-        lambda th: rayleigh_outage(th, TEN),
-        rayleigh_rate(TEN),
-    ),
-    "gauss-markov, line of sight": (
-        GaussMarkov(snr_db=10.0, k_factor_db=0.0, correlation=0.9),
-        lambda th: rician_outage(th, TEN, 1.0),
-        rician_rate(TEN, 1.0),
-    ),
-    "log-distance": (
-        LogDistance(),
-        lambda th: over_distance(lambda mean: rayleigh_outage(th, mean)),
-        over_distance(rayleigh_rate),
-    ),
+FADING = sorted(set(group_choices("channel")) - {"static", "trace"})
+VARIANTS: dict[str, Channel] = {
+    "rayleigh, doppler": Rayleigh(snr_db=10.0, doppler_hz=5.0, interval_s=0.02),
+    "gauss-markov, line of sight": GaussMarkov(snr_db=10.0, k_factor_db=0.0, correlation=0.9),
+    "log-distance, shadowed": LogDistance(shadowing_db=8.0),
+    "log-distance, shadowed, line of sight": LogDistance(shadowing_db=6.0, k_factor_db=3.0),
+    "umi beyond the breakpoint": UrbanMicro(max_distance_m=500.0, carrier_hz=2e9, bandwidth_hz=5e6),
+    "umi without shadowing": UrbanMicro(is_shadowed=False),
+    "uma, high devices": UrbanMacro(device_height_m=10.0, tx_power_dbm=20.0),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_outage_and_mean_rate_of_fading_channels(name: str) -> None:
-    channel, outage, rate = CASES[name]
-    seen = watch(environment(channel))
-    for threshold_db in (3.0, 7.0, 10.0):
-        threshold = float(linear_from_db(threshold_db))
-        assert_mean(seen.snr < threshold, outage(threshold), f"{name}: outage at {threshold_db} dB")
-    assert_mean(seen.rate_bps / BANDWIDTH_HZ, rate, f"{name}: mean rate")
+@pytest.mark.parametrize("name", FADING)
+def test_outage_and_mean_rate_of_every_fading_channel_of_conf(name: str) -> None:
+    channel = channel_of(name, LINK)
+    assert_follows(watch(environment(channel, MANY_DEVICES), 4), law_of(channel))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_outage_and_mean_rate_in_other_settings(name: str) -> None:
+    channel = VARIANTS[name]
+    assert_follows(watch(environment(channel, MANY_DEVICES), 4), law_of(channel))
+
+
+def test_memory_changes_neither_outage_nor_mean_rate() -> None:
+    channel = GaussMarkov(snr_db=10.0, correlation=0.9)
+    assert_follows(watch(environment(channel)), law_of(channel))
+
+
+def test_every_channel_of_conf_has_a_law() -> None:
+    for name in group_choices("channel"):
+        law = law_of(channel_of(name, LINK))
+        assert law.weight.sum() == pytest.approx(1.0, rel=1e-9)
+        assert law.outage(1e30) == pytest.approx(1.0, rel=1e-9)
+
+
+def test_the_quadrature_agrees_with_an_adaptive_one() -> None:
+    """Rician rate over the density, and the mean over the distances of a shadowless cell."""
+    k, mean = 8.0, 10.0
+    scale = mean / (2.0 * (1.0 + k))
+    rate, _ = quad(lambda x: np.log2(1.0 + scale * x) * ncx2.pdf(x, 2, 2.0 * k), 0.0, 200.0, limit=200)
+    assert Law(weight=np.ones(1), mean_snr=np.array([mean]), k=np.array([k])).mean_rate() == pytest.approx(
+        rate, rel=1e-9
+    )
+
+    def at(distance_m: float) -> float:
+        still = LogDistance(min_distance_m=distance_m, max_distance_m=distance_m + 1e-9)
+        return law_of(still).outage(1.0)
+
+    assert law_of(LogDistance()).outage(1.0) == pytest.approx(quad(at, 200.0, 300.0)[0] / 100.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rayleigh", "umi"])
+def test_the_devices_of_cells_meet_the_same_law(name: str) -> None:
+    channel = channel_of(name, LINK)
+    env = make_cell(2500, channel=channel, link=LINK, num_devices=8)
+    env.reset(seed=3)
+    link = env.link_state()
+    assert_follows(Seen(snr=link.snr[np.newaxis], rate_bps=1.0 / link.downlink_s_per_bit[np.newaxis]), law_of(channel))
 
 
 @pytest.mark.parametrize(
@@ -163,12 +152,15 @@ def test_fading_at_the_places_of_drawn_devices(channel: Channel) -> None:
 
 
 def test_channels_without_fading_are_what_they_say() -> None:
-    static = watch(environment(Static(snr_db=7.0)))
-    np.testing.assert_allclose(db_from_linear(static.snr), 7.0, rtol=1e-12)
-    np.testing.assert_allclose(static.rate_bps, BANDWIDTH_HZ * np.log2(1.0 + 10**0.7), rtol=1e-12)
-    replayed = watch(environment(Trace(snr_db=[0.0, 10.0, 20.0], device_stride=1)))
-    row = np.add.outer(np.arange(NUM_STEPS), np.arange(NUM_DEVICES)) % 3
-    np.testing.assert_allclose(db_from_linear(replayed.snr), 10.0 * row, atol=1e-9)
+    for channel in (Static(snr_db=7.0), Trace(snr_db=[0.0, 10.0, 20.0], device_stride=1), channel_of("trace", LINK)):
+        law = law_of(channel)
+        seen = watch(environment(channel, 30 * len(law.weight)), 10)
+        np.testing.assert_allclose(
+            np.sort(seen.snr, axis=1), np.repeat(np.sort(law.mean_snr), 30)[np.newaxis].repeat(10, 0)
+        )
+        assert seen.rate_bps.mean() == pytest.approx(BANDWIDTH_HZ * law.mean_rate(), rel=1e-12)
+        for threshold in (0.5, 5.0, 10.0**0.7 * 1.001, 11.0, 1e3):
+            assert np.mean(seen.snr < threshold) == pytest.approx(law.outage(threshold), abs=1e-12)
 
 
 def test_the_reported_late_rate_is_the_outage_of_the_rate() -> None:
@@ -179,7 +171,7 @@ def test_the_reported_late_rate_is_the_outage_of_the_rate() -> None:
     env.reset(seed=2)
     for _ in range(NUM_STEPS):
         *_, info = env.step(np.zeros(NUM_DEVICES, dtype=int))
-    expected = rayleigh_outage(2.0 ** (rate_bps / BANDWIDTH_HZ) - 1.0, TEN)
+    expected = law_of(env.params.channel).outage(2.0 ** (rate_bps / BANDWIDTH_HZ) - 1.0)
     assert 0.05 < expected < 0.5
     assert_mean(info["final"]["late_rate"][np.newaxis], expected, "late rate")
 
@@ -190,8 +182,7 @@ def test_dead_links_of_the_cqi_table_are_as_frequent_as_fades_below_cqi_1() -> N
         db for db in np.arange(-15.0, 0.0, 1e-3) if env.params.link.rate_bps(1.0, linear_from_db(db)) > 0.0
     )
     seen = watch(env)
-    mean = float(linear_from_db(3.0))
-    expected = rayleigh_outage(float(linear_from_db(lowest_db)), mean)
+    expected = law_of(env.params.channel).outage(float(linear_from_db(lowest_db)))
     assert 0.02 < expected < 0.2
     assert_mean(seen.rate_bps == 0.0, expected, "dead links")
     mask = env.action_masks()

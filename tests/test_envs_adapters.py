@@ -1,19 +1,19 @@
-"""megopt/Request-v0 under Gymnasium's wrappers, stable-baselines3, a plain learner, a camera and the benchmark."""
+"""megopt/Request-v0 under Gymnasium's wrappers, stable-baselines3, a plain learner and the benchmark."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import re
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.error import DependencyNotInstalled
 
 import megopt.envs  # noqa: F401  registers the environments
 from megopt.benchmarks import env as benchmark
 from megopt.benchmarks.episodes import gathered_columns
-from megopt.envs import rendering, scenarios
+from megopt.envs import scenarios
 from megopt.envs.request import RequestVectorEnv
 
 REQUEST_ID = "megopt/Request-v0"
@@ -43,51 +43,6 @@ def test_gymnasium_wrappers_work() -> None:
     synchronous = gym.make_vec(REQUEST_ID, num_envs=2, vectorization_mode="sync")
     synchronous.reset(seed=0)
     assert synchronous.step(np.array([5, 160]))[0].shape == (2, 6)
-
-
-def test_a_frame_shows_the_past_and_costs_little() -> None:
-    env = make(2, render_mode="rgb_array", is_pipelined=True)
-    env.reset(seed=0)
-    empty = env.render()
-    for row in range(12):
-        env.step([row, 1])
-    frames = env.render()
-    assert empty is not None
-    assert frames is not None
-    assert frames[0].shape == (rendering.HEIGHT_PX, rendering.WIDTH_PX, 3)
-    assert frames[0].dtype == np.uint8
-    assert not np.array_equal(frames[0], frames[1])
-    assert not np.array_equal(frames[0], empty[0])
-    assert make(1).render() is None
-
-
-def test_the_timeline_agrees_with_the_latencies() -> None:
-    """With pipelining the time between two ends of airtime is the execution time of the model."""
-    snr = np.ones(1)
-    moments = [
-        rendering.Moment(snr=snr, edge_s=np.array([e]), link_s=np.array([a]), device_s=np.array([d]), costs=np.ones(1))
-        for e, a, d in ((2.0, 1.0, 0.5), (3.0, 0.5, 0.5), (0.2, 0.4, 0.5), (0.1, 1.0, 0.5))
-    ]
-    sent = rendering.spans(moments, 0, is_pipelined=True)[:, 1, 1]
-    assert np.diff(sent) == pytest.approx([3.0 - 1.0 + 0.5, 0.4, 1.0])
-    assert rendering.spans(moments, 0, is_pipelined=False)[-1, 2, 1] == pytest.approx(9.2 + 0.5 * 4 - 1.0 + 0.0)
-
-
-@pytest.mark.parametrize("env_id", ["megopt/Request-v0", "megopt/Cell-v0"])
-def test_video_of_an_episode(env_id: str, tmp_path: Any) -> None:
-    """With moviepy a film of the frames; without it, Gymnasium's error says what to install."""
-    env = gym.make(env_id, render_mode="rgb_array", episode_length=4)
-    if find_spec("moviepy") is None:
-        with pytest.raises(DependencyNotInstalled, match="MoviePy is not installed, run `pip install"):
-            gym.wrappers.RecordVideo(env, str(tmp_path / "films"))
-        return
-    film = gym.wrappers.RecordVideo(env, str(tmp_path / "films"))
-    film.reset(seed=0)
-    film.action_space.seed(0)
-    for _ in range(4):
-        film.step(film.action_space.sample())
-    film.close()
-    assert [path.stat().st_size > 1000 for path in (tmp_path / "films").glob("*.mp4")] == [True]
 
 
 def test_sb3_sees_terminal_observations_and_time_limits() -> None:
@@ -174,3 +129,17 @@ def assert_no_growth(num_steps: int) -> None:
     report = benchmark.memory(num_steps)
     assert report["memory.request_growth_mb"] <= 1.0
     assert report["memory.cell_growth_mb"] <= 1.0
+
+
+@pytest.mark.slow
+def test_the_python_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stable_baselines3", "moviepy"):
+        pytest.importorskip(name)
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / "docs" / "environments.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) >= 4
+    assert [path.suffix for path in (tmp_path / "films").iterdir()] == [".mp4"]
