@@ -19,62 +19,62 @@ from megopt.schemes.scheme import compile_all
 
 if TYPE_CHECKING:
     from megopt.live.course import Generated
-    from megopt.live.device import Device
+    from megopt.live.modes_device import SharingDevice
+    from megopt.live.stated import Stated
     from megopt.tables.profile import Profile
 
 SIDE_KEYS = ("model", "torch_device", "dtype", "num_threads", "power_w")
+PROMPT_KEYS = ("seed", "deadline_s", "sampler", "guidance_scale")
 
 
 def run(config: DictConfig, output_dir: Path) -> Report:
     """Make the image and return the report; writes image.png."""
     from PIL import Image
 
-    from megopt.live.connection import Connection
     from megopt.live.course import Prompt
+    from megopt.live.modes_device import LayerConnection
 
-    profile = instantiate(config.profile)
-    prompt = Prompt(
-        text=config.prompt,
-        seed=config.seed,
-        resolution_px=profile.provenance.resolution_px,
-        deadline_s=config.deadline_s,
-        sampler=config.sampler,
-        guidance_scale=config.guidance_scale,
-    )
-    device = _device(config, profile)
+    profile, stated = instantiate(config.profile), instantiate(config.get("decision"))
+    side_px, own = profile.provenance.resolution_px, {key: config[key] for key in PROMPT_KEYS}
+    prompt = Prompt(text=config.prompt, resolution_px=side_px, **own)
+    device = _device(config, profile, stated)
 
     async def generate() -> Generated:
-        async with Connection(str(config.edge), token=read_token(config.token_file)) as connection:
-            return await device.generate(prompt, connection)
+        async with LayerConnection(str(config.edge), token=read_token(config.token_file)) as connection:
+            return await device.generate(prompt, connection, stated and stated.decision(device, prompt))
 
     found = asyncio.run(generate())
     path = write_atomically(output_dir / "image.png", lambda target: Image.fromarray(found.image).save(target))
-    return generated_report(found, device.table.name(found.row), path)
+    return generated_report(found, device.table, path)
 
 
-def _device(config: DictConfig, profile: Profile) -> Device:
+def _device(config: DictConfig, profile: Profile, stated: Stated | None) -> SharingDevice:
     """Return the device of a configuration, its models loaded."""
-    factories = list(instantiate(config.policy).values())
-    if len(factories) != 1:
-        message = f"generate: {len(factories)} policies; expected one, such as policy=optimal"
-        raise ConfigError(message)
-    rows, _ = compile_all(list(instantiate(config.scheme, _convert_="all").values()), profile)
-    from megopt.live.device import Device, DeviceSettings
+    from megopt.live.device import DeviceSettings
     from megopt.live.local_models import LocalModels
+    from megopt.live.modes_device import SharingDevice
+    from megopt.live.modes_rows import terms_of
     from megopt.live.observation import ProbedLink
     from megopt.live.predictions import with_frames
     from megopt.metering.profiling import SideRequest
 
-    table = with_frames(rows, len(config.prompt))
+    factories, shadows = (list((instantiate(config.get(key)) or {}).values()) for key in ("policy", "shadow"))
+    if len(factories) != 1:
+        message = f"generate: {len(factories)} policies; expected one, such as policy=optimal"
+        raise ConfigError(message)
+    schemes = list(instantiate(config.scheme, _convert_="all").values())
+    table = with_frames(compile_all(schemes, profile)[0], len(config.prompt))
     problem, _ = problem_of(config.problem, profile, table)
-    policy = factories[0](table=table, problem=problem)
-    models = LocalModels.load(SideRequest(**{key: config[key] for key in SIDE_KEYS}), table)
-    return Device(
-        models.pipeline,
+    terms = terms_of(config.terms, schemes, profile.provenance)
+    side = SideRequest(**{key: config[key] for key in SIDE_KEYS})
+    device = SharingDevice.of_models(
+        LocalModels.load(side, table, terms.sr_kind, None if stated is None else stated.upscaler),
         table,
-        policy,
+        factories[0](table=table, problem=problem),
         ProbedLink(num_bytes=config.probe_bytes, uplink_share=config.uplink_share),
         settings=DeviceSettings(margin_s=config.margin_s, checkpoint_every=config.checkpoint_every),
-        upscalers=models.upscalers,
-        meter=models.meter,
+        terms=terms,
+        draws_groups=config.terms.group_id is None,
     )
+    device.shadow = next((make(table=table, problem=problem) for make in shadows), None)
+    return device

@@ -17,7 +17,9 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     """Serve, and return what was served when the process is told to stop."""
     from megopt.diffusion.pipelines import load
     from megopt.live.edge import check_exposure, serve
-    from megopt.live.service import EdgeService, EdgeSettings, set_threads
+    from megopt.live.modes_service import SharingEdgeService
+    from megopt.live.service import EdgeSettings, set_threads
+    from megopt.metering.profiling import SideRequest
 
     require_within("serve", 1, 65_535, port=config.port)
     token = read_token(config.token_file)
@@ -34,7 +36,9 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         logger = logging.getLogger("megopt.live")
         logger.addHandler(logging.StreamHandler(sys.stderr))
         logger.setLevel(logging.INFO)
-    service = EdgeService(load(config.model, config.torch_device, config.dtype), str(config.model), settings)
+    side = SideRequest(**{key: config[key] for key in ("model", "torch_device", "dtype", "num_threads", "power_w")})
+    pipeline = load(side.model, side.torch_device, side.dtype)
+    service = SharingEdgeService(pipeline, side.model, settings, side.meter().meter)
     serve(
         service,
         host=str(config.host),

@@ -5,41 +5,36 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 
-from megopt.arrays import IntArray
-from megopt.diffusion.sampling import advance, decode, start
 from megopt.diffusion.super_resolution import BicubicUpscaler
-from megopt.errors import NotOfferedError
+from megopt.errors import ConfigError, NotOfferedError
 from megopt.live.connection import Connection
-from megopt.live.course import Generated, Prompt
+from megopt.live.course import Generated
 from megopt.live.decisions import decision_of, device_only_row
 from megopt.live.device import Device, DeviceSettings
 from megopt.live.edge import served_in_thread
 from megopt.live.messages import Decision
+from megopt.live.modes_shares import RegionShare
 from megopt.live.observation import KnownLink, ProbedLink
 from megopt.live.service import EdgeService
 from megopt.live.shim import ChannelShim
 from megopt.live.trace import RateTrace
 from megopt.metering.energy import PowerModelMeter
 from megopt.policies.base import Observation
-from megopt.schemes.action_table import ActionTable
-from megopt.schemes.offer import CODEC_BITS, MERGE_RATIO, NUM_STEPS, SPLIT_STEP, SR_SCALE
 from megopt.system.link import LinkState
-from megopt.system.outcome import Work
+from tests.live_parts import FAST, LOCAL, PROMPT, Always, Row, made, reference, table_of
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
-PROMPT = Prompt(text="a red cube", seed=7, resolution_px=32, deadline_s=60.0)
-FAST = RateTrace(snr=np.ones(1), downlink_bps=np.array([1e8]), uplink_bps=np.array([1e8]), slot_s=np.inf)
-# scheme, label, num_steps, split_step, merge_ratio, codec_bits, sr_scale
-ROWS: tuple[tuple[str, str, float, float, float, float, float], ...] = (
-    ("conventional", "device only, 4 steps", 4, np.nan, 0.0, 16, 1),
+SQUARE = {"top_px": 0, "left_px": 0, "height_px": 16, "width_px": 16}
+ROWS: tuple[Row, ...] = (
+    LOCAL,
     ("conventional", "edge only, png, 4 steps", 4, np.nan, 0.0, 16, 1),
     ("conventional", "model split, 4 steps", 4, np.nan, 0.0, 16, 1),
     ("step_split", "2 of 4 steps at the edge", 4, 2, 0.0, 16, 1),
@@ -48,33 +43,6 @@ ROWS: tuple[tuple[str, str, float, float, float, float, float], ...] = (
     ("unheard_of", "2 of 4 steps somewhere else", 4, 2, 0.0, 16, 1),
 )
 DEVICE_ONLY, EDGE_ONLY, MODEL_SPLIT, STEP_SPLIT, PACKED, ENLARGED, FOREIGN = range(len(ROWS))
-
-
-def table_of(rows: tuple[Any, ...] = ROWS) -> ActionTable:
-    ones = np.full(len(rows), 0.01)
-    work = dict.fromkeys(("edge_s", "device_s", "downlink_bits", "uplink_bits", "num_round_trips"), ones)
-    return ActionTable(
-        scheme=np.array([row[0] for row in rows]),
-        label=np.array([row[1] for row in rows]),
-        knobs=(NUM_STEPS, SPLIT_STEP, MERGE_RATIO, CODEC_BITS, SR_SCALE),
-        settings=np.array([row[2:] for row in rows], dtype=np.float64),
-        work=Work(**work, edge_energy_j=ones * np.nan, device_energy_j=ones * np.nan),
-        metrics=(),
-        quality=np.empty((len(rows), 0)),
-        kind=np.array(["measured"] * len(rows)),
-        profile="tiny",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Always:
-    """A policy of one row."""
-
-    row: int
-    reads_limits: ClassVar[bool] = False
-
-    def act(self, observation: Observation) -> IntArray:
-        return np.full(len(observation.link.snr), self.row, dtype=np.int64)
 
 
 class Radio:
@@ -100,7 +68,7 @@ def edge(pipelines: tuple[Any, Any]) -> Iterator[tuple[EdgeService, int]]:
 def device_of(pipelines: tuple[Any, Any], policy: Any, observer: Any = None, **settings: Any) -> Device:
     return Device(
         pipelines[1],
-        table_of(),
+        table_of(ROWS),
         policy,
         observer or KnownLink(trace=FAST),
         settings=DeviceSettings(**settings),
@@ -108,36 +76,11 @@ def device_of(pipelines: tuple[Any, Any], policy: Any, observer: Any = None, **s
     )
 
 
-def made(device: Device, port: int, prompt: Prompt = PROMPT) -> Generated:
-    async def call() -> Generated:
-        async with asyncio.timeout(60.0), Connection(f"http://127.0.0.1:{port}") as connection:
-            return await device.generate(prompt, connection)
-
-    return asyncio.run(call())
-
-
-def reference(pipelines: tuple[Any, Any], split_step: int, num_steps: int = 4, side_px: int = 32) -> Any:
-    """What both models make of the prompt together when nothing lies between them."""
-    begun = start(
-        pipelines[0],
-        PROMPT.text,
-        num_steps=num_steps,
-        seed=7,
-        sampler="ddim",
-        guidance_scale=PROMPT.guidance_scale,
-        resolution_px=side_px,
-    )
-    passed = advance(pipelines[0], begun, split_step)
-    # 16 bits: what the codec leaves of the latent
-    passed = replace(passed, latent=passed.latent.half().float()) if split_step > 0 else passed
-    return decode(pipelines[1], advance(pipelines[1], passed, num_steps))[0]
-
-
 # --- rows -----------------------------------------------------------------------------------------------------------
 
 
 def test_rows_are_read_as_decisions() -> None:
-    table = table_of()
+    table = table_of(ROWS)
     assert decision_of(table, EDGE_ONLY) == Decision(mode="edge_only", num_steps=4, split_step=4, image_codec="png")
     packed = Decision(mode="step_split", num_steps=4, split_step=3, merge_ratio=0.5, codec_bits=8)
     assert decision_of(table, PACKED) == packed
@@ -220,7 +163,7 @@ def test_joules_are_those_of_the_meter_and_of_the_radio(
     edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]
 ) -> None:
     meter = PowerModelMeter(5.0, "cpu")
-    device = Device(pipelines[1], table_of(), Always(STEP_SPLIT), Radio(), meter=meter)
+    device = Device(pipelines[1], table_of(ROWS), Always(STEP_SPLIT), Radio(), meter=meter)
     found = made(device, edge[1])
     measured = found.measured
     radio_j = 0.5 * measured.downlink_s + 2.0 * measured.uplink_s
@@ -240,6 +183,58 @@ def test_the_timeline_tells_what_is_within_a_stage(edge: tuple[EdgeService, int]
         "denoise",
         "decode",
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing(Always):
+    """A policy that knows how likely its choice was."""
+
+    def probabilities(self, observation: Observation) -> Any:
+        return np.full((1, len(ROWS)), 1.0 / len(ROWS))
+
+
+def test_the_shadow_and_the_probability_are_written_down(
+    edge: tuple[EdgeService, int], pipelines: tuple[Any, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    device = device_of(pipelines, Drawing(STEP_SPLIT))
+    device.shadow = Always(MODEL_SPLIT)
+    with caplog.at_level("INFO", logger="megopt.live"):
+        found = made(device, edge[1])
+    assert (found.row, found.shadow_row, found.probability) == (STEP_SPLIT, MODEL_SPLIT, pytest.approx(1 / len(ROWS)))
+    assert any('"event": "shadow"' in one.message and '"shadow": 2' in one.message for one in caplog.records)
+    device.policy, device.shadow = Always(MODEL_SPLIT), None  # another policy without a new device
+    swapped = made(device, edge[1])
+    assert (swapped.row, swapped.shadow_row, swapped.probability) == (MODEL_SPLIT, None, 1.0)
+
+
+def test_a_stated_decision_is_carried_out_and_found_among_the_rows(
+    edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]
+) -> None:
+    device = device_of(pipelines, Always(DEVICE_ONLY))
+    stated = Decision(mode="step_split", num_steps=4, split_step=2)
+    other = Decision(mode="step_split", num_steps=4, split_step=1)
+
+    async def call(decision: Decision) -> Generated:
+        async with asyncio.timeout(60.0), Connection(f"http://127.0.0.1:{edge[1]}") as connection:
+            return await device.generate(PROMPT, connection, decision)
+
+    found, unknown = asyncio.run(call(stated)), asyncio.run(call(other))
+    assert (found.row, unknown.row) == (STEP_SPLIT, -1)
+    assert np.array_equal(found.image, reference(pipelines, 2))
+    assert np.array_equal(unknown.image, reference(pipelines, 1))
+    assert np.isnan(unknown.predicted.latency_s[0])
+    assert found.predicted.latency_s[0] == pytest.approx(found.table_latency_s + found.predicted_runtime_s)
+    with pytest.raises(ConfigError, match="it does not offer mode region_split"):
+        asyncio.run(call(Decision(mode="region_split", num_steps=4, split_step=4, region=RegionShare(**SQUARE))))
+
+
+def test_the_edge_states_its_joules(pipelines: tuple[Any, Any]) -> None:
+    service = EdgeService(pipelines[0], "tiny", meter=PowerModelMeter(50.0, "cpu"))
+    with served_in_thread(service) as port:
+        found = made(device_of(pipelines, Always(STEP_SPLIT)), port)
+    assert found.result is not None
+    assert found.result.energy_source == "power_model"
+    assert found.measured.edge_energy_j == pytest.approx(50.0 * found.measured.edge_s, rel=0.2)
 
 
 def test_what_the_edge_said_is_remembered_for_a_while(

@@ -8,7 +8,6 @@ import json
 import logging
 import time
 import tracemalloc
-import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 
-from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.sampling import advance, decode
 from megopt.errors import ConfigError, PayloadError
 from megopt.live import runs
@@ -27,6 +25,8 @@ from megopt.live.handover import received_checkpoint, received_image, schedule_c
 from megopt.live.messages import Capabilities, Decision, Request, Result
 from megopt.live.service import EdgeService, EdgeSettings, RefusedError
 from megopt.live.wire import Frame, FrameReader
+from tests.live_parts import heard, unsplit
+from tests.live_parts import request_of as asked_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,31 +49,7 @@ def service(pipeline: Any) -> Iterator[EdgeService]:
 
 
 def request_of(decision: Decision = EXACT, **changes: Any) -> Request:
-    values: dict[str, Any] = {
-        "request_id": uuid.uuid4().hex,
-        "prompt": "a red cube",
-        "negative_prompt": None,
-        "sampler": "ddim",
-        "guidance_scale": 3.0,
-        "seed": 7,
-        "height_px": 32,
-        "width_px": 32,
-        "schedule_crc": 0,
-        "checkpoint_every": 0,
-        "deadline_s": 60.0,
-        "decision": decision,
-    }
-    return Request(**values | changes)
-
-
-def heard(service: EdgeService, request: Request) -> list[Frame]:
-    """All frames of a request that is submitted to the service itself."""
-
-    async def listen() -> list[Frame]:
-        async with asyncio.timeout(30.0):
-            return [Frame.from_bytes(payload) async for payload in service.submit(request.frame().to_bytes()).heard()]
-
-    return asyncio.run(listen())
+    return asked_for(decision, **changes)
 
 
 def with_app(
@@ -90,10 +66,6 @@ def with_app(
             await use(client)
 
     asyncio.run(call())
-
-
-def unsplit(pipeline: Any, request: Request) -> Checkpoint:
-    return advance(pipeline, runs.begin(pipeline, request), request.decision.num_steps)
 
 
 # --- what it makes --------------------------------------------------------------------------------------------------

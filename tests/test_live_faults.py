@@ -3,79 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from megopt.arrays import IntArray
-from megopt.diffusion.sampling import advance, decode, start
 from megopt.live.connection import BusyError, Connection, LinkError
-from megopt.live.course import Generated, Prompt
+from megopt.live.course import Generated
 from megopt.live.device import Device, DeviceSettings
 from megopt.live.edge import served_in_thread
 from megopt.live.messages import Decision, Request
 from megopt.live.observation import KnownLink
 from megopt.live.service import EdgeService, EdgeSettings
 from megopt.live.shim import ChannelShim
-from megopt.live.trace import RateTrace
-from megopt.policies.base import Observation
-from megopt.schemes.action_table import ActionTable
-from megopt.schemes.offer import NUM_STEPS, SPLIT_STEP
-from megopt.system.outcome import Work
+from tests.live_parts import FAST, LOCAL, PROMPT, Always, Row, free_port, made, reference, table_of
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
-PROMPT = Prompt(text="a red cube", seed=7, resolution_px=32, deadline_s=60.0)
-FAST = RateTrace(snr=np.ones(1), downlink_bps=np.array([1e8]), uplink_bps=np.array([1e8]), slot_s=np.inf)
-# scheme, label, num_steps, split_step
-ROWS = (
-    ("conventional", "device only, 4 steps", 4.0, np.nan),
-    ("step_split", "2 of 4 steps at the edge", 4.0, 2.0),
-    ("step_split", "99 of 100 steps at the edge", 100.0, 99.0),
-    ("unheard_of", "2 of 4 steps somewhere else", 4.0, 2.0),
+ROWS: tuple[Row, ...] = (
+    LOCAL,
+    ("step_split", "2 of 4 steps at the edge", 4, 2, 0.0, 16, 1),
+    ("step_split", "99 of 100 steps at the edge", 100, 99, 0.0, 16, 1),
+    ("unheard_of", "2 of 4 steps somewhere else", 4, 2, 0.0, 16, 1),
 )
 DEVICE_ONLY, STEP_SPLIT, LONG, FOREIGN = range(len(ROWS))
 
 
-@dataclass(frozen=True, slots=True)
-class Always:
-    """A policy of one row, or one that errs or hangs."""
-
-    row: int = 0
-    error: str = ""
-    sleep_s: float = 0.0
-    reads_limits: ClassVar[bool] = False
-
-    def act(self, observation: Observation) -> IntArray:
-        time.sleep(self.sleep_s)
-        if self.error:
-            raise RuntimeError(self.error)
-        return np.full(len(observation.link.snr), self.row, dtype=np.int64)
-
-
 def device_of(pipelines: tuple[Any, Any], policy: Any, **settings: Any) -> Device:
-    ones = np.full(len(ROWS), 0.01)
-    work = dict.fromkeys(("edge_s", "device_s", "downlink_bits", "uplink_bits", "num_round_trips"), ones)
-    table = ActionTable(
-        scheme=np.array([row[0] for row in ROWS]),
-        label=np.array([row[1] for row in ROWS]),
-        knobs=(NUM_STEPS, SPLIT_STEP),
-        settings=np.array([row[2:] for row in ROWS]),
-        work=Work(**work, edge_energy_j=ones * np.nan, device_energy_j=ones * np.nan),
-        metrics=(),
-        quality=np.empty((len(ROWS), 0)),
-        kind=np.array(["measured"] * len(ROWS)),
-        profile="tiny",
-    )
-    return Device(pipelines[1], table, policy, KnownLink(trace=FAST), settings=DeviceSettings(**settings))
+    return Device(pipelines[1], table_of(ROWS), policy, KnownLink(trace=FAST), settings=DeviceSettings(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -88,37 +49,6 @@ def edge(pipelines: tuple[Any, Any]) -> Iterator[tuple[EdgeService, int]]:
     service = EdgeService(pipelines[0], "tiny")
     with served_in_thread(service) as port:
         yield service, port
-
-
-def made(device: Device, port: int, prompt: Prompt = PROMPT, transport: Any = None) -> Generated:
-    async def call() -> Generated:
-        address = f"http://127.0.0.1:{port}"
-        async with asyncio.timeout(60.0), Connection(address, transport=transport) as connection:
-            return await device.generate(prompt, connection)
-
-    return asyncio.run(call())
-
-
-def reference(pipelines: tuple[Any, Any], split_step: int) -> Any:
-    """What both models make of the prompt together when nothing lies between them."""
-    begun = start(
-        pipelines[0],
-        PROMPT.text,
-        num_steps=4,
-        seed=7,
-        sampler="ddim",
-        guidance_scale=PROMPT.guidance_scale,
-        resolution_px=32,
-    )
-    passed = advance(pipelines[0], begun, split_step)
-    # 16 bits: what the codec leaves of the latent
-    passed = replace(passed, latent=passed.latent.half().float()) if split_step > 0 else passed
-    return decode(pipelines[1], advance(pipelines[1], passed, 4))[0]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 # --- lost links -----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from megopt.live import runs
 from megopt.live.handover import received_checkpoint
 from megopt.live.messages import MODES, Capabilities, Decision, Request
 from megopt.live.modes_edge import SharingEdge, Stages, heard
-from megopt.live.modes_runs import region_of
+from megopt.live.modes_runs import region_of, with_context
 from megopt.live.modes_shares import LayerShare, RegionShare
 from megopt.live.wire import Frame
 from tests.live_modes import (
@@ -86,6 +86,21 @@ def test_a_region_of_everything_is_the_model_split(edge: Edge, pipelines: dict[s
     plain = made(device, Decision(mode="model_split", num_steps=4, split_step=4, codec_bits=bits), edge)
     assert np.array_equal(found.image, plain.image)
     assert [one.down_bytes for one in found.crossed] == [codec.payload_bytes((4, 8, 8), bits)]
+
+
+def test_a_region_with_the_whole_image_around_it_is_cut_out_of_the_edge_run(
+    edge: Edge, pipelines: dict[str, Any]
+) -> None:
+    decision = replace(REGION, region=replace(PART, context_px=32))
+    found = made(device_of(pipelines["sd_device"]), decision, edge)
+    begun, region = runs.begin(pipelines["sd"], request_of(decision)), region_of(PART, (32, 32), 4)
+    known = make_region(pipelines["sd"], begun, region, sees_whole=True)
+    whole = complete(pipelines["sd_device"], begun, region, known)
+    assert np.array_equal(found.image, decode(pipelines["sd_device"], whole)[0])
+    wider = with_context(region, 1)
+    assert (wider.top, wider.left, wider.height, wider.width) == (1, 0, 6, 7)
+    with pytest.raises(ConfigError, match="context_px 2, no multiples of 4 px"):
+        region_of(replace(PART, context_px=2), (32, 32), 4)
 
 
 def test_sdxl_is_told_where_the_region_was_cut_out(pipelines: dict[str, Any]) -> None:

@@ -55,7 +55,8 @@ def records_of(pairs: list[tuple[float, float]], policy: str = "optimal", limit_
     state = LINK.state(np.array([10.0]))
     named = {"profile": "tiny", "policy": policy, "scheme": "step_split", "label": "x", "row": 0, "kind": "measured"}
     own = {"trace": 0, "level_db": 10.0, "waited_s": 0.0, "edge_steps": 2, "deadline_s": 30.0}
-    told = {"energy_source": "not_measured", "notes": "", "prompt": "a cube"}
+    told = {"energy_source": "not_measured", "edge_energy_source": "power_model", "notes": "", "prompt": "a cube"}
+    own |= {"predicted_runtime_s": 0.02, "probability": 1.0, "shadow_row": 0 if policy == "optimal" else 1}
     return pd.concat(
         [
             parity_record(
@@ -63,7 +64,7 @@ def records_of(pairs: list[tuple[float, float]], policy: str = "optimal", limit_
                 outcome_of(measured, 0.1, 0.2, 0.05),
                 state,
                 problem,
-                {**named, **own, **told, "request": number},
+                {**named, **own, **told, "request": number, "table_latency_s": predicted - 0.02},
             )
             for number, (predicted, measured) in enumerate(pairs)
         ],
@@ -82,6 +83,8 @@ def test_errors_by_hand() -> None:
     assert not found.limits_kept
     assert found.terms_s["edge"] == pytest.approx((0.1, 0.1, 0.0))
     assert found.terms_s["total"][2] == pytest.approx(0.1)
+    assert found.terms_s["runtime"][0] == pytest.approx(0.02)
+    assert found.table_median_abs_error == pytest.approx(0.12)  # the table knows no runtime
     assert found.num_noted == 0
 
 
@@ -111,6 +114,8 @@ def test_the_report_holds_the_keys_that_scripts_read(tmp_path: Path) -> None:
     assert report.summary["policies"]["step_split"]["p95_abs_error"] == pytest.approx(1.0)
     assert list(errors_by(records, "policy")) == ["optimal", "step_split"]
     assert '"median_abs_error": 0.55' in report.as_json()
+    assert report.summary["shadow_agreement"] == 0.5
+    assert report.summary["edge_energy_source"] == "power_model"
     files = save_parity_figure(records, "note", tmp_path / "parity")
     sheet = write_parity_sheet(tmp_path / "s.png", {"optimal": np.zeros((1, 8, 8, 3), np.uint8)}, ["a cube"])
     assert all(path.stat().st_size > 1000 for path in [*files, sheet])

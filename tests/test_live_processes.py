@@ -4,70 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 
-from megopt.arrays import IntArray
 from megopt.diffusion.pipelines import load
 from megopt.live.connection import Connection, LinkError
 from megopt.live.course import Generated, Prompt
 from megopt.live.device import Device, DeviceSettings
 from megopt.live.observation import KnownLink
-from megopt.live.trace import RateTrace
-from megopt.policies.base import Observation
-from megopt.schemes.action_table import ActionTable
-from megopt.schemes.offer import CODEC_BITS, NUM_STEPS, SPLIT_STEP
-from megopt.system.outcome import Work
+from tests.live_parts import FAST, Always, Row, free_port, table_of
 
 pytestmark = [
     pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 START = "import sys; from megopt.application import run_verb; sys.exit(run_verb('serve', sys.argv[1:]))"
-FAST = RateTrace(snr=np.ones(1), downlink_bps=np.array([1e8]), uplink_bps=np.array([1e8]), slot_s=np.inf)
+LONG_ALONE: Row = ("conventional", "device only", 100, np.nan, 0.0, 16, 1)
+LONG: Row = ("step_split", "split", 100, 99, 0.0, 16, 1)
 TOKEN = "0123456789abcdef0123"
-
-
-@dataclass(frozen=True, slots=True)
-class Second:
-    """Always row 1."""
-
-    reads_limits: ClassVar[bool] = False
-
-    def act(self, observation: Observation) -> IntArray:
-        return np.ones(len(observation.link.snr), dtype=np.int64)
-
-
-def table_of(num_steps: int, split_step: int) -> ActionTable:
-    ones = np.full(2, 0.01)
-    work = dict.fromkeys(("edge_s", "device_s", "downlink_bits", "uplink_bits", "num_round_trips"), ones)
-    return ActionTable(
-        scheme=np.array(["conventional", "step_split"]),
-        label=np.array(["device only", "split"]),
-        knobs=(NUM_STEPS, SPLIT_STEP, CODEC_BITS),
-        settings=np.array([[num_steps, np.nan, 16], [num_steps, split_step, 16]], dtype=np.float64),
-        work=Work(**work, edge_energy_j=ones * np.nan, device_energy_j=ones * np.nan),
-        metrics=(),
-        quality=np.empty((2, 0)),
-        kind=np.array(["measured"] * 2),
-        profile="tiny",
-    )
 
 
 @contextmanager
 def edge_process(model: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = int(listener.getsockname()[1])
+    port = free_port()
     (folder / "token").write_text(TOKEN)
     overrides = [
         f"model={model}",
@@ -103,8 +71,8 @@ def test_an_edge_killed_in_mid_run_and_one_that_ends_gracefully(
 ) -> None:
     device = Device(
         load(tiny_pipelines["sd_device"]),
-        table_of(100, 99),
-        Second(),
+        table_of([LONG_ALONE, LONG]),
+        Always(1),
         KnownLink(trace=FAST),
         settings=DeviceSettings(checkpoint_every=1, num_retries=1),
     )

@@ -6,14 +6,20 @@ import numpy as np
 
 from megopt.errors import NotOfferedError
 from megopt.live.messages import Decision
+from megopt.live.modes_rows import SCHEMES, SharingTerms, sharing_decision
 from megopt.schemes.action_table import ActionTable
 
 WAYS = {"edge only": "edge_only", "model split": "model_split", "device only": "device_only"}
 """Beginnings of labels of the scheme "conventional", and their modes."""
 
 
-def decision_of(table: ActionTable, row: int) -> Decision:
+def decision_of(table: ActionTable, row: int, terms: SharingTerms | None = None) -> Decision:
     """Return what `row` of `table` asks for.
+
+    Args:
+        table: the rows.
+        row: one of them.
+        terms: what rows leave open; None to refuse those of the schemes in `modes_rows.SCHEMES`.
 
     Raises:
         NotOfferedError: for a scheme that the live system does not carry out, or a row of unknown step count.
@@ -21,12 +27,15 @@ def decision_of(table: ActionTable, row: int) -> Decision:
     """
     scheme, label = str(table.scheme[row]), str(table.label[row])
     knobs = {knob.name: float(value) for knob, value in zip(table.knobs, table.settings[row], strict=True)}
+    if terms is not None and scheme in SCHEMES:
+        return sharing_decision(scheme, knobs, terms)
     way = label.split(",")[0]
     mode = {"step_split": "step_split", "conventional": WAYS.get(way, "")}.get(scheme, "")
     if not mode or not np.isfinite(knobs.get("num_steps", np.nan)):
+        more = "" if terms is None else f", {', '.join(SCHEMES)}"
         message = (
-            f"row {row}, {table.name(row)}: the live system carries out step_split and conventional rows of known "
-            "num_steps; choose among those"
+            f"row {row}, {table.name(row)}: the live system carries out step_split{more} and conventional rows of "
+            "known num_steps; choose among those"
         )
         raise NotOfferedError(message)
     num_steps = int(knobs["num_steps"])
@@ -41,6 +50,7 @@ def decision_of(table: ActionTable, row: int) -> Decision:
         image_codec=codec,
         image_quality=int(quality or 0),
         sr_scale=int(_known(knobs, "sr_scale", 1.0)),
+        sr_kind="light" if terms is None else terms.sr_kind,
     )
 
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,24 +26,44 @@ from megopt.diffusion.pipelines import Pipeline, latent_space
 from megopt.diffusion.super_resolution import Upscaler
 from megopt.errors import ConfigError, MegoptError, PayloadError
 from megopt.live import runs
+from megopt.live.calibration import Calibration, Taken
 from megopt.live.connection import BusyError, Connection, LinkError
 from megopt.live.course import Course, Generated, Prompt, no_link
 from megopt.live.decisions import decision_of, device_only_row
 from megopt.live.handover import received_checkpoint, received_image, schedule_crc
 from megopt.live.messages import Capabilities, Decision, Request, Result
+from megopt.live.modes_rows import SharingTerms
 from megopt.live.observation import LinkObserver
 from megopt.live.policy_call import chosen_row
+from megopt.live.predictions import hidden_s
+from megopt.live.telemetry import log_event
 from megopt.live.wire import Frame
 from megopt.metering.energy import Meter, NoMeter
 from megopt.policies.base import Observation, Policy
 from megopt.ranges import require_whole, require_within
 from megopt.schemes.action_table import ActionTable
 from megopt.system.link import LinkState
-from megopt.system.outcome import Outcome, outcome
+from megopt.system.outcome import Outcome, Work, outcome
 from megopt.units import BITS_PER_BYTE
 
 SMOOTHING = 0.3
 """Weight of the newest time in an estimate."""
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choice:
+    row: int
+    decision: Decision
+    probability: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prediction:
+    outcome: Outcome
+    runtime_s: float
+    table_s: float
+    spent_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +74,7 @@ class DeviceSettings:
         margin_s: kept back from the deadline [s].
         policy_timeout_s: a policy that takes longer is not waited for [s].
         checkpoint_every: steps between checkpoints that the edge sends on the way; 0 for none.
+        calibration: what earlier requests correct in a prediction, one of `megopt.live.calibration.CALIBRATIONS`.
         refresh_s: age at which what the edge said of itself is asked for again [s]; 0 asks before every request.
         num_retries: times that a lost answer is asked for again.
         backoff_s: before the first of them, doubled for each further one [s].
@@ -61,6 +83,7 @@ class DeviceSettings:
     margin_s: float = 0.2
     policy_timeout_s: float = 1.0
     checkpoint_every: int = 0
+    calibration: str = "runtime"
     refresh_s: float = 0.0
     num_retries: int = 2
     backoff_s: float = 0.05
@@ -77,6 +100,8 @@ class Device:
     Attributes:
         table: rows that the policy chooses from; one of them must need no edge.
         policy: chooses; it may be replaced between two requests.
+        shadow: is asked as well, once the image is there, and only written down; None for nobody.
+        terms: what rows leave open; see `decision_of`.
         settings: how it deals with time.
     """
 
@@ -90,42 +115,50 @@ class Device:
         settings: DeviceSettings | None = None,
         upscalers: Mapping[int, Upscaler] | None = None,
         meter: Meter | None = None,
+        terms: SharingTerms | None = None,
     ) -> None:
         self.table, self.policy, self.settings = table, policy, settings or DeviceSettings()
+        self.shadow: Policy | None = None
+        self.terms = terms
+        self._calibration = Calibration(self.settings.calibration)
         self._pipeline, self._observer, self._upscalers = pipeline, observer, dict(upscalers or {})
         self._meter = meter or NoMeter()
         self._told: tuple[float, Connection, Capabilities] | None = None
         self._local_row = device_only_row(table)
-        local = decision_of(table, self._local_row)
+        local = self._decision(self._local_row)
         # until the first run of its own the device believes the table
         self._step_s, self._fixed_s = float(table.work.device_s[self._local_row]) / local.num_steps, 0.0
 
-    async def generate(self, prompt: Prompt, connection: Connection) -> Generated:
+    async def generate(self, prompt: Prompt, connection: Connection, decision: Decision | None = None) -> Generated:
         """Return the image of `prompt`; the edge's failures and the link's show only in the notes and in time.
 
+        Args:
+            prompt: what the user wants.
+            connection: to the edge.
+            decision: stated, in place of the policy's choice; None to ask the policy.
+
         Raises:
-            ConfigError: for a prompt that the device's own model cannot serve.
+            ConfigError: for a prompt that the device's own model cannot serve, or a stated decision that cannot be
+                carried out by this device with this edge.
         """
         begun_s = time.monotonic()
         notes: list[str] = []
         told, link = await self._observed(connection, notes)
-        row = self._local_row if link is None else await self._chosen(link, notes)
-        if told is not None and link is not None:
-            row = self._carried_out(row, told, link, prompt, notes)
-        decision = decision_of(self.table, row)
-        request = self._request(prompt, decision)
+        choice = await self._decided(prompt, told, link, notes) if decision is None else self._stated(decision, told)
+        request = self._request(prompt, choice.decision)
         run = runs.begin(self._pipeline, request)
         course = Course(prompt=prompt, begun_s=begun_s, run=run, notes=notes)
-        course.stamp("observe and decide", begun_s)
-        if decision.mode != "device_only":
-            asked = replace(
-                request,
-                schedule_crc=schedule_crc(run),
-                deadline_s=max(1e-3, self._give_up_s(course) - time.monotonic()),
-            )
-            await self._ask(asked, connection, course)
-        await asyncio.to_thread(self._metered, course, decision)
-        return self._generated(course, row, request, link)
+        predicted = self._predicted(choice.row, link, course.stamp("observe and decide", begun_s))
+        if choice.decision.mode != "device_only":
+            if told is None:
+                notes.append("finished alone from step 0")
+            else:
+                left_s = max(1e-3, self._give_up_s(course) - time.monotonic())
+                course.is_asked, asked = True, replace(request, schedule_crc=schedule_crc(run), deadline_s=left_s)
+                await self._ask(asked, connection, course)
+        await self._on_models(course, self._finish, course, choice.decision)
+        found = self._generated(course, choice, request, link, predicted)
+        return found if link is None else await self._shadowed(found, link)
 
     async def refresh(self, connection: Connection) -> None:
         """Ask the edge what it can do and how busy it is, in a quiet moment; `settings.refresh_s` long that holds.
@@ -150,26 +183,61 @@ class Device:
             self._told = None
             return None, None
 
-    async def _chosen(self, link: LinkState, notes: list[str]) -> int:
-        """Return the policy's row; a policy that errs or is late is replaced by the row that needs no edge."""
-        row, complaint = await chosen_row(
-            self.policy, Observation(link=link), len(self.table), self.settings.policy_timeout_s
-        )
-        if row is None:
-            notes.append(complaint)
-            return self._local_row
-        return row
+    async def _decided(
+        self, prompt: Prompt, told: Capabilities | None, link: LinkState | None, notes: list[str]
+    ) -> _Choice:
+        """Return what the policy wants and both ends can do."""
+        row, probability = (self._local_row, 1.0) if link is None else await self._chosen(link, notes)
+        if told is not None and link is not None:
+            row = self._carried_out(row, told, link, prompt, notes)
+        return _Choice(row=row, decision=self._decision(row), probability=probability)
+
+    def _stated(self, decision: Decision, told: Capabilities | None) -> _Choice:
+        """Return a stated decision, and the row that asks for the same.
+
+        Raises:
+            ConfigError: if the edge does not offer it.
+        """
+        problems = [] if told is None else told.problems(decision, latent_space(self._pipeline))
+        if problems and decision.mode != "device_only":
+            message = f"mode {decision.mode}: {'; '.join(problems)}; choose what both ends can do"
+            raise ConfigError(message)
+        for row in range(len(self.table)):
+            with suppress(MegoptError):
+                if self._decision(row) == decision:
+                    return _Choice(row=row, decision=decision)
+        return _Choice(row=-1, decision=decision)
+
+    def _decision(self, row: int) -> Decision:
+        return decision_of(self.table, row, self.terms)
+
+    async def _chosen(self, link: LinkState, notes: list[str]) -> tuple[int, float]:
+        """Return the policy's row and its probability; one that errs or is late gives way to no edge."""
+        choice = await chosen_row(self.policy, Observation(link=link), len(self.table), self.settings.policy_timeout_s)
+        if choice.row is None:
+            notes.append(choice.complaint)
+            return self._local_row, 1.0
+        return choice.row, choice.probability
+
+    async def _shadowed(self, found: Generated, link: LinkState) -> Generated:
+        """Write down what the shadow would have chosen; the image is there, so nobody but the log waits for it."""
+        if self.shadow is None:
+            return found
+        choice = await chosen_row(self.shadow, Observation(link=link), len(self.table), self.settings.policy_timeout_s)
+        named = choice.complaint if choice.row is None else self.table.name(choice.row)
+        log_event("shadow", request_id=found.request_id, chosen=found.row, shadow=choice.row, shadow_says=named)
+        return replace(found, shadow_row=choice.row)
 
     def _carried_out(self, row: int, told: Capabilities, link: LinkState, prompt: Prompt, notes: list[str]) -> int:
         """Return `row` if both ends can carry it out in time, else the row that needs no edge, with a note."""
         try:
-            decision = decision_of(self.table, row)
+            decision = self._decision(row)
             if decision.mode == "device_only":
                 return row
             problems = told.problems(decision, latent_space(self._pipeline))
-            if decision.sr_scale not in (1, *self._upscalers):
-                problems.append(f"the device has no upscaler for the factor {decision.sr_scale}")
-            expected_s = told.wait_s + float(self._predicted(row, link).latency_s[0])
+            if not self._can_enlarge(decision):
+                problems.append(f"the device has no {decision.sr_kind} upscaler for the factor {decision.sr_scale}")
+            expected_s = told.wait_s + float(self._predicted(row, link, 0.0).outcome.latency_s[0])
             if expected_s > prompt.deadline_s:
                 problems.append(f"the edge would need {expected_s:.3g} s, and {prompt.deadline_s:g} s are left")
         except MegoptError as error:
@@ -180,9 +248,10 @@ class Device:
         return self._local_row
 
     def _request(self, prompt: Prompt, decision: Decision) -> Request:
-        if decision.sr_scale not in (1, *self._upscalers) or prompt.resolution_px % decision.sr_scale:
+        if not self._can_enlarge(decision) or prompt.resolution_px % decision.sr_scale:
             message = (
-                f"resolution_px {prompt.resolution_px} with sr_scale {decision.sr_scale}: no upscaler, or no whole side"
+                f"resolution_px {prompt.resolution_px} with sr_scale {decision.sr_scale}, sr_kind {decision.sr_kind}: "
+                "this device has no such upscaler, or the side does not divide; choose another sr_scale or sr_kind"
             )
             raise ConfigError(message)
         side_px = prompt.resolution_px // decision.sr_scale
@@ -268,13 +337,25 @@ class Device:
         course.result = result
         course.payload_bits = float(BITS_PER_BYTE * sum(len(part.payload) for part in frame.parts))
 
-    def _metered(self, course: Course, decision: Decision) -> None:
-        """Finish, and note time and joules of the device's models."""
-        begun_s = time.monotonic()
-        self._meter.begin()
-        self._finish(course, decision)
-        course.energy = self._meter.end()
-        course.device_s = time.monotonic() - begun_s
+    def _upscaler(self, decision: Decision) -> Upscaler | None:
+        """Return what enlarges the image of `decision`; None if the device has none."""
+        return self._upscalers.get(decision.sr_scale) if decision.sr_kind == "light" else None
+
+    def _can_enlarge(self, decision: Decision) -> bool:
+        return decision.sr_scale == 1 or self._upscaler(decision) is not None
+
+    async def _on_models(self, course: Course, work: Callable[..., Found], *given: Any) -> Found:
+        """Call what runs models of the device, in a thread, and note its time and joules."""
+
+        def metered() -> Found:
+            begun_s = time.monotonic()
+            self._meter.begin()
+            found = work(*given)
+            energy = self._meter.end()
+            course.add_device(time.monotonic() - begun_s, energy)
+            return found
+
+        return await asyncio.to_thread(metered)
 
     def _finish(self, course: Course, decision: Decision) -> None:
         """Do what is left to do."""
@@ -293,8 +374,10 @@ class Device:
             self._learn(step_s, time.monotonic() - begun_s - step_s * (run.num_steps - course.run.step))
         if decision.sr_scale > 1:
             upscale_begun_s = time.monotonic()
-            image = self._upscalers[decision.sr_scale].upscale(image[np.newaxis])[0]
-            course.stamp("enlarge", upscale_begun_s)
+            upscaler = self._upscaler(decision)
+            assert upscaler is not None
+            image = upscaler.upscale(image[np.newaxis])[0]
+            course.stamp("enlarge" if decision.sr_kind == "light" else f"enlarge, {decision.sr_kind}", upscale_begun_s)
         course.image = image
 
     def _learn(self, step_s: float, fixed_s: float) -> None:
@@ -303,23 +386,47 @@ class Device:
 
         self._step_s, self._fixed_s = blended(self._step_s, step_s), blended(self._fixed_s, fixed_s)
 
-    def _predicted(self, row: int, link: LinkState | None) -> Outcome:
-        chosen = self.table.take(np.array([row]))
-        return outcome(chosen.work, link or no_link(), np.full(1, np.nan))
+    def _work(self, row: int) -> Work:
+        """Return the work of a row, fields of shape (1,); NaN for -1."""
+        work = self.table.work.take(np.array([max(row, 0)]))
+        return work if row >= 0 else Work(**{name: np.full(1, np.nan) for name in Work.__dataclass_fields__})
 
-    def _generated(self, course: Course, row: int, request: Request, link: LinkState | None) -> Generated:
+    def _predicted(self, row: int, link: LinkState | None, spent_s: float) -> _Prediction:
+        """Return what `row` will cost on `link`, `spent_s` of which are over."""
+        work, unknown, runtime_s = self._work(row), np.full(1, np.nan), spent_s + self._calibration.runtime_s
+        found, plain = (outcome(one, link or no_link(), unknown) for one in (self._calibration.corrected(work), work))
+        return _Prediction(
+            outcome=replace(found, latency_s=found.latency_s + runtime_s - hidden_s(self.table, row, found)),
+            runtime_s=runtime_s,
+            table_s=float(plain.latency_s[0]) - hidden_s(self.table, row, plain),
+            spent_s=spent_s,
+        )
+
+    def _generated(
+        self, course: Course, choice: _Choice, request: Request, link: LinkState | None, predicted: _Prediction
+    ) -> Generated:
         assert course.image is not None
-        result = course.result
+        measured = course.outcome(request, link)
+        if choice.row >= 0 and not course.notes:
+            modelled_s = course.edge_s + course.device_s + course.link_s
+            runtime_s = max(0.0, float(measured.latency_s[0]) - modelled_s - course.queue_s - predicted.spent_s)
+            took = Taken(edge_s=course.edge_s, device_s=course.device_s, runtime_s=runtime_s)
+            self._calibration.learn(self._work(choice.row), took)
         return Generated(
             image=course.image,
             request_id=request.request_id,
-            row=row,
-            decision=request.decision,
-            edge_steps=0 if result is None else result.step,
-            predicted=self._predicted(row, link),
-            measured=course.outcome(request, link),
+            row=choice.row,
+            decision=choice.decision,
+            edge_steps=course.edge_steps,
+            predicted=predicted.outcome,
+            predicted_runtime_s=predicted.runtime_s,
+            table_latency_s=predicted.table_s,
+            measured=measured,
             timeline=tuple(course.timeline),
             notes=tuple(course.notes),
+            result=course.result,
+            crossed=tuple(course.crossed),
+            probability=choice.probability,
             energy_source="not_measured" if course.energy is None else course.energy.source,
         )
 

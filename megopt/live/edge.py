@@ -9,6 +9,8 @@
 | GET /v1/probe?num_bytes=n | n bytes, for a device that measures its link |
 | GET /metrics | counters for Prometheus |
 
+and those of `megopt.live.modes_layers` where the service offers layer split.
+
 A device that disconnects cancels nothing: it may come back for its result. 429 says when to try again.
 """
 
@@ -33,6 +35,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from megopt import __version__
 from megopt.errors import ConfigError, PayloadError
 from megopt.live.jobs import Job
+from megopt.live.modes_layers import add_layer_routes
+from megopt.live.modes_service import SharingEdgeService
 from megopt.live.service import EdgeService, RefusedError
 from megopt.live.telemetry import log_event
 
@@ -74,6 +78,8 @@ def create_app(service: EdgeService, *, token: str | None = None, grace_s: float
         ("/metrics", calls.metrics, "GET"),
     ):
         app.add_api_route(path, call, methods=[method], response_model=None)
+    if isinstance(service, SharingEdgeService):
+        add_layer_routes(app, service.sessions)
     return app
 
 

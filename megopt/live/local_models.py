@@ -25,25 +25,38 @@ class LocalModels:
 
     Attributes:
         pipeline: a model of the edge's latent space.
-        upscalers: by factor.
+        upscalers: light ones, by factor.
+        kinds: others, by kind and factor.
         meter: of its joules.
     """
 
     pipeline: Pipeline
     upscalers: Mapping[int, Upscaler]
+    kinds: Mapping[tuple[str, int], Upscaler]
     meter: Meter
 
     @classmethod
-    def load(cls, side: SideRequest, table: ActionTable) -> LocalModels:
+    def load(
+        cls, side: SideRequest, table: ActionTable, sr_kind: str = "light", stated: tuple[str, int] | None = None
+    ) -> LocalModels:
         """Load what the rows of `table` need, and let it use as many threads as `side` states.
 
+        Args:
+            side: the device.
+            table: the rows.
+            sr_kind: how rows that are enlarged are enlarged.
+            stated: kind and factor of a decision that is no row; None without one.
+
         Raises:
-            PipelineError: if the model cannot be loaded.
+            PipelineError: if a model cannot be loaded.
         """
         set_threads(side.num_threads)
+        wanted = {(sr_kind, scale) for scale in _scales(table)} | ({stated} if stated is not None else set())
+        loaded = {(kind, scale): load_upscaler(kind, scale) for kind, scale in sorted(wanted) if scale > 1}
         return cls(
             pipeline=load(side.model, side.torch_device, side.dtype),
-            upscalers={scale: load_upscaler("light", scale) for scale in _scales(table)},
+            upscalers={scale: one for (kind, scale), one in loaded.items() if kind == "light"},
+            kinds={name: one for name, one in loaded.items() if name[0] != "light"},
             meter=side.meter().meter,
         )
 

@@ -16,6 +16,7 @@ from megopt.errors import PayloadError
 from megopt.live.modes_shares import SHARING_MODES, SR_KINDS, GroupShare, LayerShare, RegionShare
 from megopt.live.records import record_of, refuse
 from megopt.live.wire import PROTOCOL_VERSION, Frame
+from megopt.tables.schema import ENERGY_SOURCES
 
 EDGE_MODES = ("edge_only", "model_split", "step_split")
 """Modes of which the edge needs to know no more than the decision's own numbers."""
@@ -192,6 +193,8 @@ class Result:
         compute_s: time of the edge's models [s], merging and packing included.
         total_s: time from the last byte of the request to the first of the answer [s].
         batch_size: requests that were computed together, mean over the steps [1].
+        energy_j: of the edge's models, an even share of what was computed together [J]; None where it was not measured.
+        energy_source: where the joules come from, a key of `megopt.tables.schema.ENERGY_SOURCES`.
     """
 
     request_id: str
@@ -201,6 +204,18 @@ class Result:
     compute_s: float
     total_s: float
     batch_size: float
+    energy_j: float | None = None
+    energy_source: str = "not_measured"
+
+    def __post_init__(self) -> None:
+        times_s = (self.queue_s, self.compute_s, self.total_s)
+        problems = {
+            f"times {times_s} s, some below 0": min(times_s) < 0.0,
+            f"energy_j {self.energy_j} from {self.energy_source[:40]!r}": (self.energy_j or 0.0) < 0.0
+            or self.energy_source not in ENERGY_SOURCES
+            or (self.energy_source == "not_measured" and self.energy_j is not None),
+        }
+        refuse("result", problems)
 
     @classmethod
     def of_frame(cls, frame: Frame) -> Result:

@@ -2,7 +2,7 @@
 
 | mode | the edge | what it sends |
 |---|---|---|
-| region_split | all steps of a rectangle, alone | its finished latent |
+| region_split | all steps of a rectangle, with what is around it as far as asked for | its finished latent |
 | shared_steps | common steps once per group, then a member's own | the member's checkpoint |
 | layer_split, all layers | all steps; goes on from the noise that the device will decode | guided noise, each step |
 
@@ -26,7 +26,7 @@ from megopt.live import runs
 from megopt.live.handover import checkpoint_parts, one_image, received_share, share_part
 from megopt.live.messages import Decision, Request
 from megopt.live.modes_groups import Groups
-from megopt.live.modes_runs import as_batch, region_of
+from megopt.live.modes_runs import as_batch, region_of, with_context
 from megopt.live.wire import Frame, Part
 
 
@@ -97,11 +97,17 @@ class SharingEdge:
 
     def _region(self, request: Request) -> Stages:
         begun, region = runs.begin(self._pipeline, request), self._region_of(request)
-        told = _told_of(region, begun, runs.conditioning(self._pipeline, begun))
-        alone = replace(begun, latent=region.of(begun.latent).clone())
+        assert request.decision.region is not None
+        seen = with_context(region, request.decision.region.context_px // begun.latent_space.scale_factor)
+        told = runs.conditioning(self._pipeline, begun)
+        told = told if seen.is_whole else _told_of(seen, begun, told)
+        alone = replace(begun, latent=seen.of(begun.latent).clone())
+        rows = slice(region.top - seen.top, region.top - seen.top + region.height)
+        columns = slice(region.left - seen.left, region.left - seen.left + region.width)
         for run in runs.steps(self._pipeline, alone, told, begun.num_steps):
             is_last = run.step == run.num_steps
-            parts = (share_part("region", one_image(run.latent), request.decision),) if is_last else ()
+            made = one_image(run.latent[:, :, rows, columns]) if is_last else None
+            parts = () if made is None else (share_part("region", made, request.decision),)
             yield Stage(step=run.step, parts=parts, is_last=is_last)
 
     def _shared(self, request: Request) -> Stages:

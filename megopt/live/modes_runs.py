@@ -62,12 +62,24 @@ def region_of(share: RegionShare, resolution_px: tuple[int, int], scale_factor: 
     outside = share.outside(*resolution_px)
     grain = scale_factor * share.coarse_scale
     sides = (share.top_px, share.left_px, share.height_px, share.width_px, *resolution_px)
-    if outside or any(side % grain for side in sides):
-        wrong = outside or f"sides of {sides[:4]} px in an image of {resolution_px}, no multiples of {grain} px"
+    if outside or any(side % grain for side in sides) or share.context_px % scale_factor:
+        wrong = outside or (
+            f"sides of {sides[:4]} px in an image of {resolution_px}, or context_px {share.context_px}, no multiples "
+            f"of {grain} px"
+        )
         message = f"region: {wrong}; choose top, left, height and width inside the image, in steps of {grain} px"
         raise ConfigError(message)
     top, left, height, width, rows, columns = (side // scale_factor for side in sides)
     return Region(top=top, left=left, height=height, width=width, latent_size=(rows, columns))
+
+
+def with_context(region: Region, positions: int) -> Region:
+    """Return the region with so many latent positions around it, as far as the image goes."""
+    rows, columns = region.latent_size
+    top, left = max(0, region.top - positions), max(0, region.left - positions)
+    bottom = min(rows, region.top + region.height + positions)
+    right = min(columns, region.left + region.width + positions)
+    return replace(region, top=top, left=left, height=bottom - top, width=right - left)
 
 
 def with_region(begun: Checkpoint, share: RegionShare, region: Region, known: torch.Tensor) -> RegionRun:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from megopt.diffusion.pipelines import Pipeline
 from megopt.errors import MegoptError
 from megopt.live.jobs import Job
-from megopt.live.messages import EDGE_MODES, Capabilities, Request, Result
-from megopt.live.modes_edge import SharingEdge, Stage
+from megopt.live.messages import EDGE_MODES, Capabilities, Request
+from megopt.live.modes_edge import SharingEdge
 from megopt.live.modes_layers import LayerSessions
 from megopt.live.modes_shares import SHARING_MODES
 from megopt.live.service import EdgeService, EdgeSettings
+from megopt.live.shared_energy import SharedEnergy
 from megopt.live.telemetry import LOGGER
-from megopt.live.wire import Frame
+from megopt.metering.energy import Meter
 
 
 class SharingEdgeService(EdgeService):
@@ -27,10 +28,12 @@ class SharingEdgeService(EdgeService):
         sessions: layer splits with a head on the device.
     """
 
-    def __init__(self, pipeline: Pipeline, model: str, settings: EdgeSettings | None = None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, model: str, settings: EdgeSettings | None = None, meter: Meter | None = None
+    ) -> None:
         self.sharing = SharingEdge(pipeline, (settings or EdgeSettings()).keep_s)
         self.sessions = LayerSessions(pipeline)
-        super().__init__(pipeline, model, settings)
+        super().__init__(pipeline, model, settings, meter)
 
     def capabilities(self) -> Capabilities:
         """Return what this edge can do, and how busy it is."""
@@ -62,33 +65,14 @@ class SharingEdgeService(EdgeService):
         try:
             if not self._still_wanted([job]):
                 return
-            for stage in self.sharing.stages(job.request):
-                if not self._still_wanted([job]):
-                    return
-                if stage.parts:
-                    self._say(job, stage, begun_s)
+            with SharedEnergy(self._meter, [job]) as energy:
+                for stage in self.sharing.stages(job.request):
+                    if not self._still_wanted([job]):
+                        return
+                    if stage.parts:
+                        self._say(job, stage.step, stage.parts, begun_s, 1.0, energy if stage.is_last else None)
         except MegoptError as error:
             self._fail([job], "refused", str(error))
         except Exception:  # whatever a model raises must not take the other requests with it
             LOGGER.exception("a request of mode %s failed", job.request.decision.mode)
             self._fail([job], "internal", "the edge failed; finish on the device")
-
-    def _say(self, job: Job, stage: Stage, begun_s: float) -> None:
-        now_s = time.monotonic()
-        result = Result(
-            request_id=job.request.request_id,
-            step=stage.step,
-            decision=job.request.decision,
-            queue_s=begun_s - job.arrived_s,
-            compute_s=now_s - begun_s,
-            total_s=now_s - job.arrived_s,
-            batch_size=1.0,
-        )
-        frame = Frame(kind="result" if stage.is_last else "checkpoint", fields=asdict(result), parts=stage.parts)
-        if not stage.is_last:
-            job.say(frame)
-            return
-        self.metrics.queue_s.observe(result.queue_s)
-        self.metrics.compute_s.observe(result.compute_s)
-        self.metrics.batch_size.observe(result.batch_size)
-        self._end(job, frame)

@@ -30,6 +30,8 @@ class RegionShare:
         coarse_scale: the device first runs the image at 1/s of the side; 1 leaves that out [1].
         refine_steps: steps of the device at the full side after a coarse run; 0 for half of the run, or all of it
             where there is no coarse run.
+        context_px: the edge also runs so much around the rectangle, and cuts it away; the more of it, the better the
+            rectangle fits into the image, and at the image's own side it is cut out of a whole one [px].
     """
 
     top_px: int
@@ -38,6 +40,7 @@ class RegionShare:
     width_px: int
     coarse_scale: int = 1
     refine_steps: int = 0
+    context_px: int = 0
 
     def __post_init__(self) -> None:
         sides = (self.top_px, self.left_px, self.height_px - 1, self.width_px - 1)
@@ -46,6 +49,7 @@ class RegionShare:
             f"coarse_scale {self.coarse_scale}, not 1 to {MAX_COARSE_SCALE}": not 1
             <= self.coarse_scale
             <= MAX_COARSE_SCALE,
+            f"context_px {self.context_px}, below 0": self.context_px < 0,
             f"refine_steps {self.refine_steps} with coarse_scale {self.coarse_scale}": self.refine_steps < 0
             or (self.refine_steps > 0 and self.coarse_scale == 1),
         }

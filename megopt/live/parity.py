@@ -22,6 +22,7 @@ from megopt.diffusion.captions import caption
 from megopt.diffusion.scenes import sample_scenes
 from megopt.live.connection import Connection
 from megopt.live.course import Generated, Prompt
+from megopt.live.modes_device import LayerConnection
 from megopt.live.shim import ChannelShim, Impairments
 from megopt.live.trace import RateTrace
 from megopt.policies.base import Policy
@@ -188,7 +189,7 @@ async def serve(
     impairments = Impairments(delay_s=link.state.round_trip_s / 2.0)
     shim = ChannelShim(("127.0.0.1", edge_port), _held(link.state), impairments=impairments)
     try:
-        async with Connection(f"http://127.0.0.1:{await shim.start()}") as connection:
+        async with LayerConnection(f"http://127.0.0.1:{await shim.start()}") as connection:
             for cell in wanted:
                 left = [number for number in range(len(cell.prompts)) if cell.key(number) not in done]
                 device.policy = policies[cell.policy]

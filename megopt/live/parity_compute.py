@@ -33,6 +33,31 @@ def with_compute_of(profile: Profile, folder: Path) -> Profile:
     return replace(profile, compute=load_profile(folder).compute)
 
 
+def compute_of(
+    choice: str,
+    profile: Profile,
+    edge: SideRequest,
+    device: SideRequest,
+    models: LocalModels,
+    *,
+    captions: Sequence[str],
+    sampling: Sampling,
+    folder: Path,
+    budget_s: float,
+) -> Profile:
+    """Return the profile with the compute rows of `choice`: "measure", "profile", or the folder of another profile.
+
+    The other arguments are those of `measured_here`.
+    """
+    if choice == "profile":
+        return profile
+    if choice != "measure":
+        return with_compute_of(profile, Path(choice))
+    return measured_here(
+        profile, edge, device, models, captions=captions, sampling=sampling, folder=folder, budget_s=budget_s
+    )
+
+
 def measured_here(
     profile: Profile,
     edge: SideRequest,

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from megopt.arrays import IntArray
 from megopt.policies.base import Observation, Policy
 
 
-async def chosen_row(
-    policy: Policy, observation: Observation, num_rows: int, timeout_s: float
-) -> tuple[int | None, str]:
-    """Return the row that `policy` chooses for the one request of `observation`, and what is wrong with it in words.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What a policy said.
+
+    Attributes:
+        row: of the table; None where the policy failed.
+        complaint: what is wrong with it, in words; empty if nothing is.
+        probability: with which it chose that row [1]; 1 for a policy that draws nothing.
+    """
+
+    row: int | None = None
+    complaint: str = ""
+    probability: float = 1.0
+
+
+async def chosen_row(policy: Policy, observation: Observation, num_rows: int, timeout_s: float) -> Choice:
+    """Return what `policy` chooses for the one request of `observation`.
 
     Args:
         policy: asked in a thread of its own, which nobody waits for.
@@ -22,41 +35,49 @@ async def chosen_row(
         timeout_s: time that it has [s].
 
     Returns:
-        The row and ""; None and a complaint where the policy errs, is late, or names no row of the table.
+        A complaint in place of the row where the policy errs, is late, or names no row of the table.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            row = int((await _in_own_thread(policy.act, observation))[0])
+            row, probability = await _in_own_thread(policy, observation)
     except TimeoutError:
-        return None, f"the policy did not answer within {timeout_s:g} s"
+        return Choice(complaint=f"the policy did not answer within {timeout_s:g} s")
     except Exception as error:  # whatever a policy raises must not cost the user the image
-        return None, f"the policy failed: {type(error).__name__}: {error}"
+        return Choice(complaint=f"the policy failed: {type(error).__name__}: {error}")
     if not 0 <= row < num_rows:
-        return None, f"the policy chose row {row} of {num_rows}"
-    return row, ""
+        return Choice(complaint=f"the policy chose row {row} of {num_rows}")
+    return Choice(row=row, probability=probability)
 
 
-async def _in_own_thread(act: Callable[[Observation], IntArray], observation: Observation) -> IntArray:
+def _asked(policy: Policy, observation: Observation) -> tuple[int, float]:
+    """Return the row, and with which probability it was chosen [1]."""
+    tell: Any = getattr(policy, "probabilities", None)
+    shares = None if tell is None else tell(observation)  # before the choice, which some policies remember
+    row = int(policy.act(observation)[0])
+    return row, 1.0 if shares is None or not 0 <= row < shares.shape[1] else float(shares[0, row])
+
+
+async def _in_own_thread(policy: Policy, observation: Observation) -> tuple[int, float]:
     """Call a policy in a thread that nobody has to wait for."""
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[IntArray] = loop.create_future()
+    answer: asyncio.Future[tuple[int, float]] = loop.create_future()
 
-    def _settle(rows: IntArray | None, error: Exception | None) -> None:
+    def _settle(said: tuple[int, float] | None, error: Exception | None) -> None:
         if answer.done():
             return
         if error is not None:
             answer.set_exception(error)
-        elif rows is not None:
-            answer.set_result(rows)
+        elif said is not None:
+            answer.set_result(said)
 
     def _call() -> None:
-        rows, failed = None, None
+        said, failed = None, None
         try:
-            rows = act(observation)
+            said = _asked(policy, observation)
         except Exception as error:  # it is raised again where the answer is awaited
             failed = error
         if not loop.is_closed():
-            loop.call_soon_threadsafe(_settle, rows, failed)
+            loop.call_soon_threadsafe(_settle, said, failed)
 
     threading.Thread(target=_call, name="megopt-policy", daemon=True).start()
     return await answer

@@ -18,6 +18,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = MappingProxyType(
         "int": (int,),
         "float": (float, int),
         "str | None": (str, type(None)),
+        "float | None": (float, int, type(None)),
         "tuple[str, ...]": (list,),
         "tuple[int, ...]": (list,),
     }
@@ -71,7 +72,7 @@ def _read(value: Any, kind: str, where: str, nested: Mapping[str, type]) -> Any:
         raise PayloadError(message)
     if kind.startswith("tuple"):
         return _read_list(value, str if "str" in kind else int, where)
-    return _read_float(value, where) if kind == "float" else value
+    return _read_float(value, where) if kind.startswith("float") and value is not None else value
 
 
 def _read_float(value: float, where: str) -> float:

@@ -25,8 +25,10 @@ from megopt.errors import MegoptError, PayloadError
 from megopt.live import handover, runs
 from megopt.live.jobs import Job, failure
 from megopt.live.messages import CODEC_BITS, EDGE_MODES, IMAGE_CODECS, MAX_SIDE_PX, Capabilities, Request, Result
+from megopt.live.shared_energy import SharedEnergy
 from megopt.live.telemetry import LOGGER, EdgeMetrics, log_event
 from megopt.live.wire import PROTOCOL_VERSION, Frame, Part
+from megopt.metering.energy import Meter, NoMeter
 from megopt.ranges import require_whole, require_within
 
 SMOOTHING = 0.3
@@ -82,9 +84,11 @@ class EdgeService:
         metrics: counters.
     """
 
-    def __init__(self, pipeline: Pipeline, model: str, settings: EdgeSettings | None = None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, model: str, settings: EdgeSettings | None = None, meter: Meter | None = None
+    ) -> None:
         self.model, self.settings, self.metrics = model, settings or EdgeSettings(), EdgeMetrics()
-        self._pipeline = pipeline
+        self._pipeline, self._meter = pipeline, meter or NoMeter()
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
@@ -244,8 +248,11 @@ class EdgeService:
     def _compute(self, batch: list[Job]) -> None:
         """Run `batch` step by step; each job leaves with what it asked for."""
         batch = self._still_wanted(batch)
-        if not batch:
-            return
+        if batch:
+            with SharedEnergy(self._meter, batch) as energy:
+                self._run(batch, energy)
+
+    def _run(self, batch: list[Job], energy: SharedEnergy) -> None:
         begun_s, num_run, num_steps = time.monotonic(), 0, 0
         run = runs.joined([runs.begin(self._pipeline, job.request) for job in batch])
         told = runs.conditioning(self._pipeline, run)
@@ -258,7 +265,9 @@ class EdgeService:
             wanted = self._still_wanted(batch)
             for row, job in enumerate(batch):
                 if job in wanted:
-                    self._hand_over(job, runs.taken(run, [row]), begun_s, num_run / num_steps)
+                    self._hand_over(job, runs.taken(run, [row]), begun_s, num_run / num_steps, energy)
+                else:
+                    energy.drop(job)
             left = [row for row, job in enumerate(batch) if job in wanted and job.ended_s is None]
             if len(left) not in (0, len(batch)):
                 run = runs.taken(run, left)
@@ -279,7 +288,7 @@ class EdgeService:
                 wanted.append(job)
         return wanted
 
-    def _hand_over(self, job: Job, run: Checkpoint, begun_s: float, batch_size: float) -> None:
+    def _hand_over(self, job: Job, run: Checkpoint, begun_s: float, batch_size: float, energy: SharedEnergy) -> None:
         """Say what `job` asked for at this step, if anything."""
         request, decision = job.request, job.request.decision
         is_last = run.step == decision.split_step
@@ -291,18 +300,33 @@ class EdgeService:
         else:
             own = replace(run, seeds=(request.seed,))
             parts = handover.checkpoint_parts(own, decision, request.schedule_crc)
+        self._say(job, run.step, parts, begun_s, batch_size, energy if is_last else None)
+
+    def _say(
+        self,
+        job: Job,
+        step: int,
+        parts: tuple[Part, ...],
+        begun_s: float,
+        batch_size: float,
+        energy: SharedEnergy | None,
+    ) -> None:
+        """Say what a job has come to; with `energy` it is its last word."""
         now_s = time.monotonic()
+        energy_j = None if energy is None else energy.of_leaving(job)
         result = Result(
-            request_id=request.request_id,
-            step=run.step,
-            decision=decision,
+            request_id=job.request.request_id,
+            step=step,
+            decision=job.request.decision,
             queue_s=begun_s - job.arrived_s,
             compute_s=now_s - begun_s,
             total_s=now_s - job.arrived_s,
             batch_size=batch_size,
+            energy_j=energy_j,
+            energy_source="not_measured" if energy is None or energy_j is None else energy.source,
         )
-        frame = Frame(kind="result" if is_last else "checkpoint", fields=asdict(result), parts=parts)
-        if not is_last:
+        frame = Frame(kind="checkpoint" if energy is None else "result", fields=asdict(result), parts=parts)
+        if energy is None:
             job.say(frame)
             return
         self.metrics.queue_s.observe(result.queue_s)
