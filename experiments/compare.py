@@ -11,7 +11,7 @@ from megopt.analysis.comparison import compare
 from megopt.analysis.comparison_figure import save_comparison_figure
 from megopt.analysis.report import Report
 from megopt.errors import ConfigError
-from megopt.experiments.train import plans_of
+from megopt.experiments.train import place_of, plans_of
 from megopt.files import write_atomically
 
 
@@ -26,7 +26,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         message = f"compare: algorithms = {list(config.algorithms)}; expected some of {', '.join(known)}; change it"
         raise ConfigError(message)
     plans = {name: known[name] for name in config.algorithms}
-    default = Path("outputs/compare") / next(iter(plans.values())).scenario
+    default = Path("outputs/compare") / place_of(config, next(iter(plans.values())))
     folder = default if config.folder is None else Path(config.folder)
     found = compare(
         plans,

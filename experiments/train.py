@@ -9,10 +9,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from megopt.analysis.report import Report
-from megopt.analysis.training import TrainingPlan, train
+from megopt.analysis.training import train
+from megopt.analysis.training_plan import TrainingPlan
 from megopt.analysis.training_report import report_of
-from megopt.envs.cell_dynamics import CellParams
-from megopt.envs.dynamics import EnvParams
+from megopt.envs.parameters import EnvParams
 from megopt.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         raise ConfigError(message)
     torch.set_num_threads(int(config.num_threads))
     plan = next(iter(plans.values()))
-    default = Path("outputs/train") / plan.scenario / plan.algorithm / f"seed_{plan.seed}"
+    default = Path("outputs/train") / place_of(config, plan) / plan.algorithm / f"seed_{plan.seed}"
     folder = default if config.folder is None else Path(config.folder)
     return report_of(plan, train(plan, folder, is_resumed=config.resume))
 
@@ -38,24 +38,39 @@ def plans_of(config: DictConfig) -> dict[str, TrainingPlan]:
     shared = {name: config[name] for name in names}
     entries = OmegaConf.to_container(config.algorithm, resolve=True)
     assert isinstance(entries, dict)
-    scenario = str(config.scenario._target_).rsplit(".", 1)[-1]
+    scenario = _name_of(config)
     return {
         str(name): TrainingPlan(scenario=scenario, params=params, device=config.device, **shared, **entry)
         for name, entry in entries.items()
     }
 
 
+def _name_of(config: DictConfig) -> str:
+    """Return the name of the scenario as it was chosen; without a command line that of its function."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if HydraConfig.initialized():
+        return str(HydraConfig.get().runtime.choices["scenario"])
+    return str(config.scenario._target_).rsplit(".", 1)[-1]
+
+
 def params_of(config: DictConfig) -> EnvParams:
     """Return the environment of a configuration, with its limits in place of the scenario's.
 
     Raises:
-        ConfigError: for a scenario of another environment than `megopt/Request-v0`.
+        ConfigError: for a scenario that is no environment.
     """
     params = instantiate(config.scenario, _convert_="all")
-    if not isinstance(params, EnvParams) or isinstance(params, CellParams):
-        message = f"scenario {config.scenario._target_}: expected one of megopt/Request-v0: request or meg_cvpo"
+    if not isinstance(params, EnvParams):
+        message = f"scenario {config.scenario._target_}: expected an environment: request, meg_cvpo or cell; choose one"
         raise ConfigError(message)
     problem = params.problem
     for quantity, bound in config.limits.items():
         problem = problem if bound is None else problem.with_limit(str(quantity), bound)
     return replace(params, problem=problem)
+
+
+def place_of(config: DictConfig, plan: TrainingPlan) -> str:
+    """Return the name of the scenario, with the limits that were set beside its own, or that there are none."""
+    given = [f"{quantity}_{bound:g}" for quantity, bound in config.limits.items() if bound is not None]
+    return "_".join([plan.scenario, *(given if plan.params.problem.limits else ["no_limits"])])

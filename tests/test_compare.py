@@ -21,7 +21,7 @@ from megopt.analysis.comparison_figure import save_comparison_figure
 from megopt.analysis.comparison_report import report_of, runs_frame
 from megopt.analysis.evaluation import evaluate_policy, limits_of, recorded_fading
 from megopt.analysis.intervals import interquartile_mean, interval
-from megopt.analysis.training import TrainingPlan
+from megopt.analysis.training_plan import TrainingPlan
 from megopt.application import run_verb
 from megopt.arrays import FloatArray
 from megopt.envs.dynamics import EnvParams

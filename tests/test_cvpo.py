@@ -241,6 +241,21 @@ def test_joint_masks_take_single_combinations_out() -> None:
         JointHead((40, 40), (0, 0))
 
 
+def test_probabilities_are_those_that_actions_are_drawn_from() -> None:
+    model = CVPO("MlpPolicy", Bandit("multi"), limits=[0.5], seed=0, device="cpu", use_action_masks=True)
+    states = np.linspace(-1.0, 1.0, 3, dtype=np.float32)[:, None]
+    masks = np.tile([True, False, True, True], (3, 1))
+    free, shares = model.probabilities(states), model.probabilities(states, masks)
+    assert free.shape == (3, 4)
+    assert free.sum(axis=1) == pytest.approx(np.ones(3))
+    assert np.array_equal(shares[:, 2:], np.zeros((3, 2)))  # the first factor may only be 0
+    many = np.repeat(states[:1], 4000, axis=0)
+    drawn = arms("multi", model.predict(many)[0])
+    assert np.bincount(drawn, minlength=4) / 4000 == pytest.approx(free[0], abs=0.03)
+    with pytest.raises(ConfigError, match="expected actions that can be listed"):
+        CVPO("MlpPolicy", Bandit("box"), device="cpu").probabilities(states)
+
+
 def test_an_agent_keeps_to_joint_masks() -> None:
     class Coupled(Bandit):
         def action_masks(self) -> BoolArray:

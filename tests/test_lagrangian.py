@@ -23,6 +23,8 @@ from megopt.errors import ConfigError, ProblemError
 from megopt.problem import ceilings
 from megopt.rl.advantages import generalised_advantages
 from megopt.rl.lagrangian import DDPGLag, PidGains, PPOLag, SACLag, TD3Lag
+from megopt.rl.lagrangian_duals import new_duals
+from megopt.rl.resume import load_run, save_run
 
 torch.set_num_threads(1)
 WEIGHTS = np.array([1.0, 0.5])
@@ -186,6 +188,18 @@ def test_a_saved_model_comes_back_with_duals_critics_and_policy(algorithm: type[
     assert all(f"lagrange/{name}_1".encode() in written for name in ("multiplier", "cost", "limit"))
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_run_that_was_kept_goes_on_as_the_unbroken_one(algorithm: type[Any], tmp_path: Path) -> None:
+    model = tiny(algorithm, bandits(1)).learn(64)
+    path = save_run(model, tmp_path / "run.megrun")
+    model.learn(64, reset_num_timesteps=False)
+    again = load_run(algorithm, path)
+    again.learn(64, reset_num_timesteps=False)
+    for one, other in zip(model.policy.parameters(), again.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+    np.testing.assert_array_equal(again.duals.multipliers, model.duals.multipliers)
+
+
 def test_a_callback_stops_a_run_and_the_next_run_begins_new_episodes() -> None:
     class StopAt(BaseCallback):
         def _on_step(self) -> bool:
@@ -220,6 +234,23 @@ def test_an_environment_without_costs_or_with_a_nan_reward_ends_in_one_line(algo
 def test_settings_that_cannot_be_are_refused(build: Callable[[], Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build()
+
+
+def test_multipliers_grow_with_the_rewards_whose_size_is_measured() -> None:
+    gains = {"integral": 0.1, "proportional": 0.0, "derivative": 0.0}
+    small, large = (new_duals([1.0], "step", None, gains, reward_scale=None) for _ in range(2))
+    for duals, factor in ((small, 1.0), (large, 30.0)):
+        duals.measure_rewards(factor * np.array([[1.0, 3.0]]))
+        duals.measure_rewards(np.zeros(3))  # measured once
+        duals.restart(2)
+        duals.count(np.full((2, 1), 1.5), np.array([False, False]))
+        assert duals.update()
+    assert small.multipliers == pytest.approx([0.1 * 0.5])
+    assert large.multipliers == pytest.approx(30.0 * small.multipliers)
+    with pytest.raises(ConfigError, match="gains: speed; expected some of proportional"):
+        new_duals([1.0], "step", None, {"speed": 1.0})
+    with pytest.raises(ConfigError, match="reward_scale"):
+        new_duals([1.0], "step", None, None, reward_scale=0.0)
 
 
 def test_ddpg_is_td3_without_its_additions() -> None:

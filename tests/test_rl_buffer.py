@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from megopt.errors import ConfigError, ProblemError
 from megopt.rl.buffer import CostReplayBuffer, CostReplaySamples
 from megopt.rl.costs import CostLimits
-from megopt.rl.thresholds import Thresholds, mean_horizon
+from megopt.rl.thresholds import CriticMeans, Thresholds, mean_horizon
 
 GAMMA = 0.5
 
@@ -128,6 +128,11 @@ def test_known_horizons() -> None:
         mean_horizon(np.array([3.0]), np.array([False]), 1.0)
 
 
+def same_means(value: float) -> CriticMeans:
+    mean = np.array([value])
+    return CriticMeans(taken=mean, visited=mean, replayed=mean)
+
+
 def run(
     thresholds: Thresholds, cost: float, value: float, num_steps: int, length: int = 10, is_felt: bool = False
 ) -> None:
@@ -135,7 +140,7 @@ def run(
     for step in range(num_steps):
         is_cut = np.array([step % length == length - 1])
         thresholds.observe(np.array([[cost]]), np.array([False]), is_cut, is_warm_up=False)
-        thresholds.update(np.array([value]), np.array([is_felt]))
+        thresholds.update(same_means(value), np.array([is_felt]))
 
 
 def test_thresholds_follow_the_limit_and_then_the_measurement() -> None:
@@ -167,6 +172,42 @@ def test_a_slack_limit_winds_nothing_up() -> None:
     run(slack, cost=0.4, value=4.0, num_steps=1000)
     assert felt.current()[0] == pytest.approx(5.0 + 0.09 * 10.0)
     assert slack.current()[0] == pytest.approx(5.0)
+
+
+def test_luck_of_the_draws_moves_a_threshold_little_where_the_critic_is_right() -> None:
+    # costs of 64-step stretches are off by up to a half; the critic sees that coming, replay does not share it, and the
+    # policy follows the threshold
+    rng = np.random.default_rng(0)
+    thresholds = Thresholds(CostLimits(values=(1.0,)), 0.5, num_envs=1, window=640)
+    found = []
+    for _ in range(400):
+        luck = rng.uniform(0.5, 1.5)
+        for _ in range(64):
+            cost = np.array([[float(thresholds.current()[0]) / 2.0 * luck]])
+            thresholds.observe(cost, np.array([False]), np.array([False]), is_warm_up=False)
+        level = float(thresholds.current()[0])
+        seen = np.array([level * luck])
+        means = CriticMeans(taken=seen, visited=seen, replayed=np.array([level]))
+        thresholds.update(means, np.array([True]))
+        found.append(float(thresholds.current()[0]))
+    window_noise = 2.0 * np.sqrt(1.0 / 12.0) / np.sqrt(10.0)
+    assert np.std(found[200:]) < 0.3 * window_noise
+    assert np.mean(found[200:]) == pytest.approx(2.0, rel=0.05)
+
+
+def test_replayed_states_that_are_dearer_raise_the_threshold() -> None:
+    thresholds = Thresholds(CostLimits(values=(0.5,)), 0.9, num_envs=1, window=20)
+    means = CriticMeans(taken=np.array([5.0]), visited=np.array([5.0]), replayed=np.array([6.0]))
+    for _ in range(200):
+        thresholds.observe(np.array([[0.5]]), np.array([False]), np.array([False]), is_warm_up=False)
+        thresholds.update(means, np.array([True]))
+    assert thresholds.current()[0] == pytest.approx(6.0)
+
+
+def test_a_margin_is_held_back_on_the_safe_side() -> None:
+    for limit, wanted in ((0.5, 4.5), (-0.5, -5.5)):
+        thresholds = Thresholds(CostLimits(values=(limit,)), 0.9, num_envs=1, margin=0.1)
+        assert thresholds.current()[0] == pytest.approx(wanted)
 
 
 def test_steps_before_learning_do_not_count() -> None:

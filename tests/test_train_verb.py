@@ -16,17 +16,24 @@ import pandas as pd
 import pytest
 
 from megopt.analysis import training
-from megopt.analysis.evaluation import evaluate_agent, evaluate_policy, recorded_fading
-from megopt.analysis.training import CURVE_FILE, STATE_FILE, TrainingPlan, train
+from megopt.analysis.baselines import baseline
+from megopt.analysis.cell_devices import views
+from megopt.analysis.episodes import learning_env
+from megopt.analysis.evaluation import evaluate_agent, evaluate_policy, limits_of, recorded_fading
+from megopt.analysis.training import CURVE_FILE, STATE_FILE, train
+from megopt.analysis.training_plan import TrainingPlan
+from megopt.analysis.training_report import bound_on, limit_notes
 from megopt.application import run_verb
 from megopt.configuration import CONF_DIR
-from megopt.envs.scenarios import meg_cvpo
+from megopt.envs.arrivals import Poisson
+from megopt.envs.scenarios import cell, meg_cvpo
 from megopt.errors import ConfigError
-from megopt.experiments.train import plans_of
+from megopt.experiments.train import place_of, plans_of
 from megopt.policies.fixed import Fixed
 from megopt.rl import agents
+from megopt.system.channel import Static
 
-SMALL = {"policy_kwargs": {"net_arch": [8]}}
+SMALL = {"policy_kwargs": {"net_arch": [8]}, "learning_rate": 1e-3}
 OFF_POLICY = {**SMALL, "learning_starts": 16, "batch_size": 8, "buffer_size": 200}
 ON_POLICY = {**SMALL, "n_steps": 8, "batch_size": 8, "n_epochs": 1}
 
@@ -47,6 +54,7 @@ def plan_of(algorithm: str = "cvpo", **changes: Any) -> TrainingPlan:
         eval_every=16,
         eval_episodes=2,
         checkpoint_every=2,
+        fade_to=0.2,
     )
     return replace(plan, **changes)
 
@@ -109,6 +117,22 @@ def test_a_finished_run_is_not_trained_again_and_another_plan_is_refused(
         train(replace(plan, seed=1), tmp_path, shows_progress=False)
 
 
+def test_the_learning_rate_fades_over_the_whole_run_and_not_over_its_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates, judged = [], training._judged
+
+    def judge(plan: TrainingPlan, agent: Any) -> Any:
+        rates.append(agent.policy.actor.optimizer.param_groups[0]["lr"])
+        return judged(plan, agent)
+
+    monkeypatch.setattr(training, "_judged", judge)
+    run = train(plan_of(), tmp_path, shows_progress=False)
+    # the first point comes before any update
+    assert rates[1:] == pytest.approx([1e-3 * (1.0 - 0.8 * done / 64) for done in (32, 48, 64)], abs=3e-5)
+    assert list(run.curve["num_updates"]) == sorted(run.curve["num_updates"])
+
+
 def test_judging_an_agent_moves_no_random_generator_and_meets_the_recorded_fading(tmp_path: Path) -> None:
     import torch
 
@@ -135,7 +159,8 @@ def test_every_algorithm_of_the_configuration_can_be_built() -> None:
     assert set(plans) == set(names) == set(agents.CLASSES)
     for name, plan in plans.items():
         assert plan.algorithm == name
-        assert [limit.bound for limit in plan.params.problem.limits] == [1800.0, 0.2]
+        assert [limit.quantity for limit in plan.params.problem.limits] == ["energy_j", "latency_s"]
+        assert plan.params.problem.limits[1].bound == 0.2
         agent = training._new_agent(plan)
         assert agent.seed == 0
 
@@ -148,6 +173,7 @@ def test_the_verb_writes_its_files_and_answers_json(tmp_path: Path, capfd: pytes
     assert answer["is_finished"]
     assert answer["status"] == "optimal"
     assert answer["plan"]["limits"] == [0.15, 10.0]
+    assert "all 32 requests were random, up to learning_starts = 2000" in answer["notes"][0]
     assert (tmp_path / "run" / "learning_curve.png").is_file()
     assert {"sampled_latency_s", "mean_energy_j", "sampled_excess"} <= set(answer["latest"])
 
@@ -155,7 +181,6 @@ def test_the_verb_writes_its_files_and_answers_json(tmp_path: Path, capfd: pytes
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        (["scenario=cell"], "expected one of megopt/Request-v0: request or meg_cvpo"),
         (["algorithm=[cvpo,ppo]"], "train: 2 algorithms; expected one"),
         (["num_steps=0"], "num_steps is 0; expected a whole number from 1"),
         (["algorithm.cvpo.settings.gamma=2"], "gamma is 2"),
@@ -169,3 +194,78 @@ def test_wrong_input_is_refused_in_one_line(
     places = [f"hydra.run.dir={tmp_path}", f"folder={tmp_path / 'run'}"]
     assert run_verb("train", [*overrides, *places]) == 2
     assert text in capsys.readouterr().err
+
+
+def test_the_folder_of_a_run_names_the_limits_that_were_set() -> None:
+    with hydra.initialize_config_module(version_base="1.3", config_module="megopt.conf"):
+        found = [hydra.compose("train", overrides) for overrides in ([], ["limits.latency_s=0.2"])]
+        bare = hydra.compose("train", ["algorithm=ppo", "scenario=request", "+scenario.problem.objective=latency_s"])
+    places = [place_of(config, next(iter(plans_of(config).values()))) for config in found]
+    assert places == ["meg_cvpo", "meg_cvpo_latency_s_0.2"]
+    plan = plan_of("ppo")
+    problem = replace(plan.params.problem, limits=())
+    assert place_of(bare, replace(plan, params=replace(plan.params, problem=problem))) == "meg_cvpo_no_limits"
+
+
+def test_limits_that_cost_nothing_are_named() -> None:
+    plan = plan_of()
+    loose = plan.params.problem.with_limit("latency_s", 3.0)
+    for problem, text in (
+        (loose.with_limit("energy_j", 1800.0), "no limit binds (latency_s, energy_j)"),
+        (loose.with_limit("energy_j", 8.0), "the limit on latency_s does not bind beside the others"),
+    ):
+        other = replace(plan, params=replace(plan.params, problem=problem))
+        notes = limit_notes(other, bound_on(other, 4, seed=0))
+        assert len(notes) == 1
+        assert text in notes[0]
+
+
+@pytest.mark.parametrize("algorithm", ["cvpo", pytest.param("ppo_lag", marks=pytest.mark.slow)])
+def test_cells_are_trained_judged_and_bounded(algorithm: str, tmp_path: Path) -> None:
+    arrivals = Poisson(requests_per_s=0.1)
+    params = cell(num_devices=2, episode_length=16, arrivals=arrivals, capacity=64)
+    plan = plan_of(algorithm, params=params, scenario="cell", num_steps=32)
+    run = train(plan, tmp_path, shows_progress=False)
+    assert np.isfinite(run.curve["sampled_reward"]).all()
+    bound = bound_on(plan, 8, seed=3)
+    for name in ("average_optimal", "greedy", "fixed"):
+        found = evaluate_policy(baseline(name, params), params, num_episodes=8, seed=3).summary(limits_of(params))
+        assert found["excess"] > 0.0 or found["reward"] <= -bound.bound + 1e-9, name
+    links = recorded_fading(params, num_episodes=8, seed=3)
+    assert len(links[0].snr) == pytest.approx(8 * 16 * 2 * 0.2, rel=0.5)
+
+
+def test_costs_told_to_devices_of_cells_have_the_limit_per_request_as_limit_per_slot() -> None:
+    quiet = Poisson(requests_per_s=0.02)
+    params = cell(num_devices=2, episode_length=64, arrivals=quiet, channel=Static(snr_db=10.0))
+    env, limits = learning_env(params, 200, "discrete", "raise")
+    assert env.num_envs == 200
+    assert limits == pytest.approx(0.04 * limits_of(params), rel=0.1)
+    env.seed(0)
+    first = env.reset()
+    assert first.shape == (200, 9)
+    told, gained = 0.0, 0.0
+    for _ in range(params.episode_length):
+        _, rewards, dones, infos = env.step(np.zeros(200, dtype=np.int64))
+        told += float(np.sum(env.costs))
+        gained += float(np.sum(rewards))
+    assert dones.all()
+    assert all(info["TimeLimit.truncated"] and len(info["terminal_observation"]) == 9 for info in infos)
+    fixed = Fixed(table=params.table, problem=params.problem, scheme="conventional", label=str(params.table.label[0]))
+    found = evaluate_policy(fixed, params, num_episodes=200, seed=5).summary(limits_of(params))
+    requests = 200 * 64 * 0.04
+    assert gained / requests == pytest.approx(found["reward"], rel=0.1)
+    excess = (told - 200 * 64 * limits[0]) / requests
+    assert excess == pytest.approx(found["costs"][0] - float(limits_of(params)[0]), rel=0.1)
+    with pytest.raises(ConfigError, match="expected a multiple of 2"):
+        learning_env(params, 5, "discrete", "raise")
+
+
+def test_a_device_of_a_cell_sees_itself_what_it_shares_and_how_many_others_wait() -> None:
+    cells = np.arange(2 * 13, dtype=np.float32).reshape(2, 13) / 100.0
+    cells[0, 2:4] = 0.0  # nobody waits in the first cell
+    seen = views(cells, 2)
+    assert seen.shape == (4, 9)
+    assert seen[3, :5] == pytest.approx(cells[1, [1, 3, 5, 7, 9]])
+    assert seen[3, 5:8] == pytest.approx(cells[1, 10:])
+    assert seen[:, 8].tolist() == [0.0, 0.0, 1.0, 1.0]

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -106,31 +105,14 @@ def save_state(agent: Any, path: Path) -> Path:
     """Write all that a run depends on; see `megopt.rl.resume.save_run`."""
     from megopt.rl.resume import save_run
 
-    with _with_replay(agent):
-        return save_run(agent, path)
+    return save_run(agent, path)
 
 
 def load_state(algorithm: str, path: Path) -> Any:
     """Return the agent of `save_state`, ready to go on with `learn(..., reset_num_timesteps=False)`."""
     from megopt.rl.resume import load_run
 
-    agent: Any = load_run(class_of(algorithm), path)
-    if isinstance(agent.replay_buffer, SimpleNamespace):
-        del agent.replay_buffer
-    return agent
-
-
-@contextmanager
-def _with_replay(agent: Any) -> Iterator[None]:
-    """Give an on-policy agent, which keeps no replay, an empty one for as long as a file is written."""
-    if hasattr(agent, "replay_buffer"):
-        yield
-        return
-    agent.replay_buffer = SimpleNamespace(device=None)
-    try:
-        yield
-    finally:
-        del agent.replay_buffer
+    return load_run(class_of(algorithm), path)
 
 
 def actions_of(
@@ -157,14 +139,12 @@ def probabilities(agent: Any, observations: NDArray[np.float32]) -> FloatArray |
     if not isinstance(agent.action_space, spaces.Discrete):
         return None
     policy = agent.policy
+    if hasattr(policy, "probabilities"):
+        return np.asarray(policy.probabilities(observations))
     policy.set_training_mode(False)
     with torch.no_grad():
         states, _ = policy.obs_to_tensor(observations)
-        if hasattr(policy, "head"):
-            found = policy.head.candidates(policy.actor(states), None, 1).prior
-        else:
-            found = policy.get_distribution(states).distribution.probs
-    shares = found.cpu().numpy().astype(np.float64)
+        shares = policy.get_distribution(states).distribution.probs.cpu().numpy().astype(np.float64)
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 

@@ -162,6 +162,12 @@ class CostReplayBuffer(ReplayBuffer):
             next_masks=self.to_torch(self.next_masks[last, rows]) if self.num_choices else None,
         )
 
+    def latest(self, num_steps: int, env: VecNormalize | None = None) -> CostReplaySamples:
+        """Return the transitions of the latest `num_steps` steps over all environments, or what is stored of them."""
+        count = max(1, min(-(-num_steps // self.n_envs), self.size()))
+        at = (self.pos - 1 - np.arange(count)) % self.buffer_size
+        return self.transitions(np.repeat(at, self.n_envs), np.tile(np.arange(self.n_envs), count), env)
+
     @property
     def newest(self) -> int:
         """Place of the latest step: what follows it in the ring is older, or empty."""

@@ -26,8 +26,6 @@ import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import polyak_update, update_learning_rate
@@ -38,14 +36,19 @@ from megopt.ranges import require_within
 from megopt.rl.action_heads import head_of
 from megopt.rl.buffer import CostReplayBuffer
 from megopt.rl.costs import CostLimits, LimitPer
+from megopt.rl.cvpo_log import log_rows
 from megopt.rl.estep import EStep
+from megopt.rl.masked_acting import MaskedActing
 from megopt.rl.policies import CnnPolicy, CVPOPolicy, MlpPolicy
 from megopt.rl.settings import OFF_POLICY, CVPOSettings
-from megopt.rl.thresholds import Thresholds
-from megopt.rl.updates import Fit, fit_actor, fit_critics
+from megopt.rl.thresholds import CriticMeans, Thresholds
+from megopt.rl.updates import Fit, cost_means, fit_actor, fit_critics
+
+_LONGEST_PATH = 8192
+"""Most steps since the last call of `train` at which the critics are compared with the costs."""
 
 
-class CVPO(OffPolicyAlgorithm):
+class CVPO(MaskedActing):
     """Off-policy actor-critic with an exact E-step; see the module.
 
     Attributes:
@@ -104,8 +107,7 @@ class CVPO(OffPolicyAlgorithm):
         self.thresholds: Thresholds | None = None
         self.latest: EStep | None = None
         self.fit_multipliers: FloatArray = np.ones(0)
-        self._is_scaled, self._is_warm_up = False, True
-        self._masks: BoolArray | None = None
+        self._is_scaled = False
         self._followers: list[tuple[list[th.nn.Parameter], list[th.nn.Parameter], float]] = []
         if _init_setup_model:
             self._setup_model()
@@ -139,7 +141,8 @@ class CVPO(OffPolicyAlgorithm):
             for (network, slow), share in zip(pairs, (self.tau, settings.policy_tau), strict=True)
         ]
         if self.thresholds is None:
-            self.thresholds = Thresholds(self.limits, self.gamma, self.n_envs, settings.measure_window)
+            window, margin = settings.measure_window, settings.limit_margin
+            self.thresholds = Thresholds(self.limits, self.gamma, self.n_envs, window, margin=margin)
             self.fit_multipliers = np.ones(len(head.names))
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
@@ -158,9 +161,23 @@ class CVPO(OffPolicyAlgorithm):
             for parameters, slow, share in self._followers:
                 polyak_update(parameters, slow, share)
         self._n_updates += gradient_steps
-        values, prices = ([getattr(fit.step, name) for fit in fits] for name in ("prior_costs", "multipliers"))
-        self.thresholds.update(np.mean(values, axis=0), np.mean(prices, axis=0) > 0.0)
-        self._log(fits, float(np.mean(critic_losses)), bounds)
+        self._correct_thresholds(fits)
+        for name, value in log_rows(fits, float(np.mean(critic_losses)), bounds, self.thresholds, self.limits).items():
+            self.logger.record(name, value)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _correct_thresholds(self, fits: list[Fit]) -> None:
+        """Compare what the critics say with what the latest steps cost."""
+        assert self.thresholds is not None
+        if not self.num_limits or not self.thresholds.num_pending:
+            return
+        path = self.replay_buffer.latest(min(self.thresholds.num_pending, _LONGEST_PATH), self._vec_normalize_env)
+        taken, visited = cost_means(self.policy, path, self.settings.num_samples)
+        replayed, prices = (
+            np.mean([getattr(fit.step, name) for fit in fits], axis=0) for name in ("prior_costs", "multipliers")
+        )
+        means = CriticMeans(taken=taken, visited=visited, replayed=replayed)
+        self.thresholds.update(means, prices > 0.0)
 
     def _begin_training(self) -> None:
         """Set learning rates; at the first call, units and first values of the critics from what is stored."""
@@ -176,29 +193,6 @@ class CVPO(OffPolicyAlgorithm):
                 critic.begin_at(means / sizes, sizes * horizon)
             self._is_scaled = True
 
-    def _log(self, fits: list[Fit], critic_loss: float, bounds: FloatArray) -> None:
-        assert self.thresholds is not None
-        latest = fits[-1].step
-        entries: dict[str, Any] = {
-            "n_updates": float(self._n_updates),
-            "critic_loss": critic_loss,
-            "fit_loss": np.mean([fit.loss for fit in fits]),
-            "fit_divergence": np.mean([fit.share for fit in fits]),
-            "kl": latest.kl,
-            "temperature": latest.temperature,
-            "effective_samples": latest.effective_samples,
-            "recovery_rate": np.mean([not fit.step.is_feasible for fit in fits]),
-            "horizon": self.thresholds.horizon,
-        }
-        for name, value in entries.items():
-            self.logger.record(f"train/{name}", float(value))
-        for number, limit in enumerate(self.limits.values if self.limits is not None else ()):
-            self.logger.record(f"cost_{number}/limit", limit)
-            self.logger.record(f"cost_{number}/measured", float(self.thresholds.measured_cost()[number]))
-            self.logger.record(f"cost_{number}/threshold", float(bounds[number]))
-            self.logger.record(f"cost_{number}/q_value", float(latest.prior_costs[number]))
-            self.logger.record(f"cost_{number}/multiplier", float(latest.multipliers[number]))
-
     def predict(
         self,
         observation: NDArray[Any] | dict[str, NDArray[Any]],
@@ -210,27 +204,9 @@ class CVPO(OffPolicyAlgorithm):
         """Return actions; see `CVPOPolicy.predict`. Limits are met by sampled actions: a constrained optimum mixes."""
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
 
-    def _sample_action(
-        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return actions for the environments and as stored: random ones at first, then the policy's."""
-        self._is_warm_up = self.num_timesteps < learning_starts
-        if not self.replay_buffer.num_choices:
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        assert self._last_obs is not None
-        self._masks = self._current_masks()
-        if self._is_warm_up:
-            even = th.zeros(n_envs, self.policy.head.num_outputs)
-            actions = self.policy.head.act(even, th.as_tensor(self._masks), False).numpy()
-            actions = actions.reshape((n_envs, *(self.action_space.shape or ())))
-        else:
-            actions, _ = self.predict(self._last_obs, action_masks=self._masks)
-        return actions, actions
-
-    def _current_masks(self) -> BoolArray:
-        """Return the legal choices of every environment, shape (n_envs, num_choices)."""
-        assert self.env is not None
-        return self.policy.flat_masks(np.stack(self.env.env_method("action_masks")))
+    def probabilities(self, observation: NDArray[Any], action_masks: BoolArray | None = None) -> FloatArray:
+        """Return the probability of each action, (num_states, num_actions); see `CVPOPolicy.probabilities`."""
+        return self.policy.probabilities(observation, action_masks)
 
     def _store_transition(
         self,
@@ -241,7 +217,7 @@ class CVPO(OffPolicyAlgorithm):
         dones: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        """Store a step with its costs and masks, and measure the costs."""
+        """Store a step with its costs, and measure them."""
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         buffer = self.replay_buffer
         assert self.thresholds is not None
@@ -251,14 +227,6 @@ class CVPO(OffPolicyAlgorithm):
             buffer.truncations[buffer.newest],
             is_warm_up=self._is_warm_up,
         )
-        if self._masks is not None:
-            following = self._current_masks()
-            for row in np.flatnonzero(dones):  # the environment has gone on to its next episode
-                if "action_mask" in infos[row]:
-                    following[row] = self.policy.flat_masks(infos[row]["action_mask"])[0]
-                else:
-                    following[row] = True
-            buffer.set_latest_masks(self._masks, following)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_masks", "_followers"]

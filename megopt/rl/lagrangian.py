@@ -14,8 +14,8 @@ is stable-baselines3's; a saved model carries its multipliers, their controllers
 from __future__ import annotations
 
 from megopt.rl.costs import CostLimits, LimitPer
-from megopt.rl.lagrangian_off_policy import DDPGLag, SACLag, TD3Lag
 from megopt.rl.lagrangian_ppo import PPOLag
+from megopt.rl.lagrangian_sac_td3 import DDPGLag, SACLag, TD3Lag
 from megopt.rl.pid import PidGains
 
 __all__ = ["CostLimits", "DDPGLag", "LimitPer", "PPOLag", "PidGains", "SACLag", "TD3Lag"]

@@ -6,17 +6,22 @@ Critics learn the scaled cost
                                                             is kept, also where the policy decides how long it lasts
     per="episode"    c_t / scale,  scale = size / length    length: mean steps per episode at the first measure
 
-so that the multipliers of both kinds are of one size: rewards per step over relative excess.
+so that the multipliers of both kinds are of one size: rewards per step over relative excess. They are counted in units
+of a reward's size, which is told, or measured as the standard deviation of the rewards before the first update.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from megopt.arrays import BoolArray, FloatArray
 from megopt.errors import ConfigError
+from megopt.ranges import require_within
 from megopt.rl import pid
 from megopt.rl.costs import CostLimits, CostMeasure, CostMeter, LimitPer
 
@@ -29,11 +34,13 @@ class Duals:
         gains: gains of the multipliers' controller.
         state: memory of the controller; its multipliers are the current ones.
         measure: latest measured costs, None before the first.
+        reward_scale: size of a reward; None until it is measured.
     """
 
-    def __init__(self, limits: CostLimits, gains: pid.PidGains) -> None:
+    def __init__(self, limits: CostLimits, gains: pid.PidGains, reward_scale: float | None = 1.0) -> None:
         self.limits = limits
         self.gains = gains
+        self.reward_scale = reward_scale
         self.state = pid.initial(self.num_limits)
         self.measure: CostMeasure | None = None
         self._episode_length: float | None = None
@@ -52,7 +59,12 @@ class Duals:
     @property
     def multipliers(self) -> FloatArray:
         """Current multipliers, >= 0, shape (num_limits,)."""
-        return self.state.multipliers
+        return self.state.multipliers * (1.0 if self.reward_scale is None else self.reward_scale)
+
+    def measure_rewards(self, rewards: NDArray[Any]) -> None:
+        """Take the size of a reward from some rewards, of any shape, where it is not known yet."""
+        if self.reward_scale is None:
+            self.reward_scale = float(np.std(rewards, dtype=np.float64)) or 1.0
 
     def restart(self, num_envs: int) -> None:
         """Forget costs that were counted and not yet measured: all environments begin new episodes."""
@@ -94,16 +106,30 @@ def new_duals(
     limits: Sequence[float] | None,
     limit_per: LimitPer,
     cost_scales: Sequence[float] | None,
-    gains: pid.PidGains | None,
+    gains: pid.PidGains | Mapping[str, float] | None,
+    reward_scale: float | None = 1.0,
 ) -> Duals:
     """Return the duals that a constructor's arguments ask for.
 
     Raises:
-        ConfigError: no limits, or limits and scales that do not fit.
+        ConfigError: no limits, limits and scales that do not fit, an unknown gain, or a scale of rewards not above 0.
     """
     if limits is None or np.ndim(limits) != 1:
         message = f"limits = {limits}; expected a list with one number per cost; pass limits=[...]"
         raise ConfigError(message)
     values = tuple(float(limit) for limit in limits)
     scales = None if cost_scales is None else tuple(float(scale) for scale in cost_scales)
-    return Duals(CostLimits(values=values, per=limit_per, scales=scales), gains or pid.PidGains())
+    if reward_scale is not None:
+        require_within("multipliers", 1e-12, 1e12, reward_scale=reward_scale)
+    return Duals(CostLimits(values=values, per=limit_per, scales=scales), _gains_of(gains), reward_scale)
+
+
+def _gains_of(gains: pid.PidGains | Mapping[str, float] | None) -> pid.PidGains:
+    if isinstance(gains, pid.PidGains):
+        return gains
+    known = [field.name for field in fields(pid.PidGains)]
+    strange = sorted(set(gains or {}) - set(known))
+    if strange:
+        message = f"gains: {', '.join(strange)}; expected some of {', '.join(known)}; change gains"
+        raise ConfigError(message)
+    return pid.PidGains(**dict(gains or {}))

@@ -2,69 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from torch.nn import functional
 
 from megopt.arrays import BoolArray, FloatArray
 from megopt.rl.advantages import generalised_advantages
-from megopt.rl.costs import LimitPer, read_costs, require_finite_rewards
-from megopt.rl.lagrangian_duals import Duals, new_duals
+from megopt.rl.costs import read_costs, require_finite_rewards
+from megopt.rl.lagrangian_base import UnderLimits
 from megopt.rl.networks import FeatureNetwork, new_optimizer
-from megopt.rl.pid import PidGains
 
 
-class PPOLag(PPO):
+class PPOLag(UnderLimits, PPO):
     """PPO with the advantage A = A_reward - sum_i lambda_i A_cost_i, and lambda from a PID controller per limit.
 
     The multipliers move once per rollout, on the rollout's own mean costs, before the policy learns from it. A is
     standardised in each minibatch, as in PPO, which stands in for Stooke's division by 1 + sum lambda.
 
+    Keywords are those of `UnderLimits` and of `stable_baselines3.PPO`.
+
     Attributes:
-        duals: multipliers, limits and the latest measured costs.
         cost_value: expected discounted scaled cost of a state, one output per limit; layers as the value network has.
     """
-
-    duals: Duals
-
-    def __init__(
-        self,
-        policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str,
-        *,
-        limits: Sequence[float] | None = None,
-        limit_per: LimitPer = "step",
-        cost_scales: Sequence[float] | None = None,
-        gains: PidGains | None = None,
-        _init_setup_model: bool = True,
-        **settings: Any,
-    ) -> None:
-        """Set the algorithm up.
-
-        Args:
-            policy: policy class or its name, such as "MlpPolicy".
-            env: environment that reports info["costs"], or info["cost"] for one limit.
-            limits: limit of each mean cost.
-            limit_per: whether the mean is over steps or the sums over episodes are meant.
-            cost_scales: excess that counts as 1, per limit; the limits' sizes where None.
-            gains: gains of the multipliers.
-            _init_setup_model: whether to build the networks; False while loading.
-            **settings: keywords of `stable_baselines3.PPO`.
-
-        Raises:
-            ConfigError: no limits, or limits and scales that do not fit.
-        """
-        super().__init__(policy, env, _init_setup_model=False, **settings)
-        if _init_setup_model:
-            self.duals = new_duals(limits, limit_per, cost_scales, gains)
-            self._setup_model()
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -78,31 +40,13 @@ class PPOLag(PPO):
         self._timeouts: list[tuple[int, int, Any]] = []
         self._cost_returns: FloatArray = np.zeros(0)
 
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "PPOLag",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> PPOLag:
-        """Learn for a number of environment steps; see stable-baselines3."""
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-    def _setup_learn(self, *args: Any, **settings: Any) -> tuple[int, BaseCallback]:
-        before = self._last_obs
-        answer = super()._setup_learn(*args, **settings)
-        if self._last_obs is not before:
-            self.duals.restart(self.n_envs)
-        return answer
-
     def collect_rollouts(self, *args: Any, **settings: Any) -> bool:
         """Collect a rollout, move the multipliers on its costs and turn its advantages into those of the Lagrangian."""
         self._costs, self._is_done, self._timeouts = [], [], []
         if not super().collect_rollouts(*args, **settings):
             return False
         require_finite_rewards(self.rollout_buffer.rewards)
+        self.duals.measure_rewards(self.rollout_buffer.rewards)
         self.duals.update()
         for name, value in self.duals.log_rows().items():
             self.logger.record(name, value)

@@ -18,7 +18,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from megopt.arrays import BoolArray
+from megopt.arrays import BoolArray, FloatArray
 from megopt.errors import ConfigError
 from megopt.rl.action_heads import head_of
 from megopt.rl.categorical_heads import JointHead
@@ -126,6 +126,31 @@ class CVPOPolicy(BasePolicy):
             actions = self._predict(tensor, deterministic, masks).cpu().numpy()
         shaped = actions.reshape((-1, *(self.action_space.shape or ())))
         return (shaped if is_vectorised else shaped[0]), state
+
+    def probabilities(self, observation: NDArray[Any], action_masks: BoolArray | None = None) -> FloatArray:
+        """Return pi(a|s) of all actions, of MultiDiscrete all joint ones with the last factor running fastest.
+
+        Args:
+            observation: one observation or several.
+            action_masks: as in `predict`; illegal actions have probability 0.
+
+        Returns:
+            Shape (num_states, num_actions), rows sum to 1.
+
+        Raises:
+            ConfigError: for Box, and for products of more actions than are enumerated.
+        """
+        if not self.head.num_joint:
+            message = f"CVPO: probabilities of {self.action_space}; expected actions that can be listed; draw some"
+            raise ConfigError(message)
+        self.set_training_mode(False)
+        states, _ = self.obs_to_tensor(observation)
+        masks = None if action_masks is None else th.as_tensor(self.flat_masks(action_masks), device=self.device)
+        with th.no_grad():
+            prior = self.head.candidates(self.actor(states), masks, 1).prior
+        assert prior is not None
+        shares = prior.cpu().numpy().astype(np.float64)
+        return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
     def flat_masks(self, masks: Any) -> BoolArray:
         """Return masks of one state or several, shape (num_states, num_choices).

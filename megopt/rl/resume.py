@@ -4,9 +4,9 @@
     model = load_run(CVPO, "run.megrun")
     model.learn(more_steps, reset_num_timesteps=False)
 
-The file holds networks, slow copies, optimisers, duals, thresholds, replay buffer, environment and the state of all
-random generators: on the same machine the run goes on as if it had never stopped. It is read with pickle, so open only
-files that you trust.
+The file holds networks, slow copies, optimisers, duals, thresholds, replay buffer (where the algorithm keeps one),
+environment and the state of all random generators: on the same machine the run goes on as if it had never stopped. Any
+algorithm of stable-baselines3 can be kept so. It is read with pickle, so open only files that you trust.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ import io
 import pickle
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
 from megopt.errors import ConfigError
 from megopt.files import write_atomically
-from megopt.rl.cvpo import CVPO
+from megopt.rl.buffer import CostReplayBuffer
 
+Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 _FORMAT = "megopt run 1"
 
 
-def save_run(model: CVPO, path: str | Path, *, with_env: bool = True) -> Path:
+def save_run(model: BaseAlgorithm, path: str | Path, *, with_env: bool = True) -> Path:
     """Write all that a run depends on.
 
     Args:
@@ -45,7 +47,7 @@ def save_run(model: CVPO, path: str | Path, *, with_env: bool = True) -> Path:
     run = {
         "format": _FORMAT,
         "model": archive.getvalue(),
-        "buffer": model.replay_buffer,
+        "buffer": getattr(model, "replay_buffer", None),
         "env": _pickled(model.env) if with_env else None,
         "python": random.getstate(),
         "numpy": np.random.get_state(),  # noqa: NPY002
@@ -55,14 +57,14 @@ def save_run(model: CVPO, path: str | Path, *, with_env: bool = True) -> Path:
     return write_atomically(Path(path), lambda temporary: temporary.write_bytes(cloudpickle.dumps(run)))
 
 
-def load_run(algorithm: type[CVPO], path: str | Path, env: GymEnv | None = None, **settings: Any) -> CVPO:
+def load_run(algorithm: type[Algorithm], path: str | Path, env: GymEnv | None = None, **settings: Any) -> Algorithm:
     """Return the agent of `save_run`, ready to go on with `learn(..., reset_num_timesteps=False)`.
 
     Args:
         algorithm: class of the agent.
         path: the file.
         env: an environment in place of the kept one; the run then goes on with a new episode.
-        **settings: keywords of `CVPO.load`.
+        **settings: keywords of the algorithm's `load`.
 
     Raises:
         ConfigError: if the file is no run, or holds no environment and none is given.
@@ -74,17 +76,22 @@ def load_run(algorithm: type[CVPO], path: str | Path, env: GymEnv | None = None,
     kept = None if env is not None else pickle.loads(run["env"])
     is_new = env is not None
     model = algorithm.load(io.BytesIO(run["model"]), env=env if is_new else kept, force_reset=is_new, **settings)
-    model.replay_buffer = run["buffer"]
-    model.replay_buffer.device = model.device
-    if is_new and model.replay_buffer.size():
-        buffer = model.replay_buffer
-        buffer.truncations[buffer.newest] |= ~buffer.terminations[buffer.newest]
+    if run["buffer"] is not None:
+        _restore_buffer(model, run["buffer"], is_cut=is_new)
     random.setstate(run["python"])
     np.random.set_state(run["numpy"])  # noqa: NPY002
     th.set_rng_state(run["torch"])
     if run["cuda"] and th.cuda.is_available():
         th.cuda.set_rng_state_all(run["cuda"])
     return model
+
+
+def _restore_buffer(model: Any, buffer: Any, *, is_cut: bool) -> None:
+    """Give a model its replay; with another environment the episodes that were under way count as cut."""
+    model.replay_buffer = buffer
+    buffer.device = model.device
+    if is_cut and buffer.size() and isinstance(buffer, CostReplayBuffer):
+        buffer.truncations[buffer.newest] |= ~buffer.terminations[buffer.newest]
 
 
 def _pickled(env: Any) -> bytes:

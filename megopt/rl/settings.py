@@ -35,6 +35,7 @@ class CVPOSettings:
         fit_kl: trust region of the M-step: of the mean for Box, of the policy otherwise [nat].
         fit_kl_spread: trust region of the spread for Box [nat].
         measure_window: steps that the measured cost looks back on.
+        limit_margin: share of each limit's size to stay below it, in [0, 0.5]: what the luck of the draws may cost.
         use_action_masks: ask the environment's `action_masks()` which Discrete or MultiDiscrete choices are legal.
         use_joint_masks: masks cover joint actions of MultiDiscrete, in an array of the space's shape or raveled;
             otherwise one entry per choice of each factor.
@@ -50,6 +51,7 @@ class CVPOSettings:
     fit_kl: float = 0.01
     fit_kl_spread: float = 0.001
     measure_window: int = 4000
+    limit_margin: float = 0.0
     use_action_masks: bool = False
     use_joint_masks: bool = False
 
@@ -57,6 +59,7 @@ class CVPOSettings:
         radii = {"max_kl": self.max_kl, "fit_kl": self.fit_kl, "fit_kl_spread": self.fit_kl_spread}
         require_within("CVPO", 1e-9, 1e3, critic_rate_factor=self.critic_rate_factor, **radii)
         require_within("CVPO", 0.0, 1.0, policy_tau=self.policy_tau)
+        require_within("CVPO", 0.0, 0.5, limit_margin=self.limit_margin)
         require_whole("CVPO", 2, num_samples=self.num_samples)
         require_whole("CVPO", 1, num_fit_steps=self.num_fit_steps, num_sampled_states=self.num_sampled_states)
         require_whole("CVPO", 1, measure_window=self.measure_window, n_steps=self.n_steps)

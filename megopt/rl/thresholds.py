@@ -6,19 +6,27 @@ mean over the states of the episodes is limit x H, where H is the mean over the 
     h = (1 - gamma^(T - t)) / (1 - gamma)    state t of an episode that ended after T steps
     h = 1 / (1 - gamma)                      any state of an episode that a time limit cut: the critic bootstraps there
 
-Costs that are spread unevenly, states from older policies and errors of the critic shift Q by an unknown amount. It is
-measured: over the same stretch of time, mean Q^{c_i} of the policy over replayed states minus measured mean cost x H.
+Errors of the critic, costs that are spread unevenly and states from older policies shift Q by an unknown amount. It is
+measured in two parts, with Q(s_t, a_t) of the actions taken, Q(s_t, pi) of the policy there, and Q(s, pi) at replayed
+states s:
 
-    threshold_i = limit_i H + (mean Q^{c_i} - measured cost_i H)
+    error     mean Q(s_t, a_t) - measured cost x H      what the critic is off by, along the policy's own path
+    drift     mean Q(s, pi) - mean Q(s_t, pi)           what replayed states are dearer than those of the policy
 
-A policy at the threshold then has the measured mean cost limit_i, whatever the shift is.
+    threshold = limit H + error + drift
+
+A policy at the threshold then has the measured mean cost limit, whatever the shift is. For a critic that is right the
+terms of the error telescope along the path, so it needs few steps, whatever the environment happens to draw; the drift
+is a difference of levels, so it looks back on a share of all steps.
 
 The actor is not quite at the threshold, though: it is fitted to the E-step's q, and where its class cannot follow (a
-Gaussian, at a step of the cost) it comes to rest above or below. So a slow integral of limit_i - measured cost_i is
-added, over about two windows, bounded, and only while the limit is felt: it does not wind up behind a slack limit.
+Gaussian, at a step of the cost) it comes to rest above or below. So a slow integral of (threshold - mean Q(s, pi)) / H
+is added, over about two windows, bounded, and only while the limit is felt: it does not wind up behind a slack limit.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,6 +39,8 @@ _INTEGRAL_GAIN = 0.5
 """Share of a lasting distance from a limit that the integral takes up per window."""
 _INTEGRAL_BOUND = 0.1
 """Largest integral, as a share of the sizes of limit and measured cost together."""
+_DRIFT_SHARE = 0.3
+"""Share of all steps that the drift looks back on, once that is more than a window."""
 
 
 def mean_horizon(lengths: FloatArray, is_terminated: BoolArray, gamma: float) -> float:
@@ -55,18 +65,40 @@ def mean_horizon(lengths: FloatArray, is_terminated: BoolArray, gamma: float) ->
     return float(np.sum(steps - lost) / ((1.0 - gamma) * np.sum(steps)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticMeans:
+    """Mean Q of each cost by the slow critics, shape (num_limits,) each.
+
+    Attributes:
+        taken: of the steps since the last update: at their states, of the actions that were taken.
+        visited: at the same states, of the policy.
+        replayed: at replayed states, of the policy.
+    """
+
+    taken: FloatArray
+    visited: FloatArray
+    replayed: FloatArray
+
+
 class Thresholds:
     """Thresholds of all limits; learns lengths of episodes and the shift of the critics while the agent acts.
 
     Attributes:
         measured: running mean cost per step of the acting policy, shape (num_limits,); NaN before the first step.
-        values: running mean Q of each cost under the policy, shape (num_limits,).
+        values: running mean Q of each cost at the same steps, shape (num_limits,).
+        drift: running mean of how much dearer replayed states are, shape (num_limits,).
         horizon: H over the latest episodes.
         episode_length: mean steps of the latest episodes; NaN before the first has ended.
     """
 
     def __init__(
-        self, limits: CostLimits | None, gamma: float, num_envs: int, window: int = 4000, num_episodes: int = 100
+        self,
+        limits: CostLimits | None,
+        gamma: float,
+        num_envs: int,
+        window: int = 4000,
+        num_episodes: int = 100,
+        margin: float = 0.0,
     ) -> None:
         """Begin without any measurement.
 
@@ -76,19 +108,21 @@ class Thresholds:
             num_envs: environments side by side.
             window: steps, over all environments, that running means look back on.
             num_episodes: latest episodes that tell how episodes end.
+            margin: share of a limit's size that is held back from it.
         """
         require_whole("thresholds", 1, window=window, num_episodes=num_episodes)
         require_within("thresholds", 0.0, 1.0, gamma=gamma)
-        self._ceilings = np.zeros(0) if limits is None else limits.ceilings()
+        ceilings = np.zeros(0) if limits is None else limits.ceilings()
+        self._ceilings = ceilings - margin * np.abs(ceilings)
         self._is_per_episode = limits is not None and limits.per == "episode"
         self._gamma, self._window, self._num_episodes = gamma, window, num_episodes
         self._age = np.zeros(num_envs)
         self._ends: list[tuple[float, bool]] = []
         self._pending, self._num_pending = np.zeros(len(self._ceilings)), 0
-        self._num_measured = 0
-        self._num_skipped = 0
+        self._num_measured = self._num_skipped = 0
         self.measured = np.full(len(self._ceilings), np.nan)
         self.values = np.zeros(len(self._ceilings))
+        self.drift = np.zeros(len(self._ceilings))
         self._integral = np.zeros(len(self._ceilings))
         self.horizon = 1.0 / (1.0 - gamma) if gamma < 1.0 else np.nan
         self.episode_length = np.nan
@@ -117,39 +151,49 @@ class Thresholds:
             self.horizon = mean_horizon(lengths, ended, self._gamma)
             self.episode_length = float(np.mean(lengths))
 
-    def update(self, values: FloatArray, is_felt: BoolArray) -> None:
+    @property
+    def num_pending(self) -> int:
+        """Steps observed since the last update, over all environments."""
+        return self._num_pending
+
+    def update(self, means: CriticMeans, is_felt: BoolArray) -> None:
         """Take note of the updates since the last call.
 
         Costs and values enter with the same weights, so that both look back equally far. The first window is left
         out of the correction: a critic that has just begun to learn says nothing about its shift.
 
         Args:
-            values: mean Q of each cost under the policy, shape (num_limits,).
+            means: what the critics say.
             is_felt: whether the limit had a multiplier above 0, shape (num_limits,).
         """
         if not self._num_pending:
             return
-        mean = self._pending / self._num_pending
-        self._num_measured += self._num_pending
-        if self._num_skipped < self._window:
-            self._num_skipped += self._num_pending
-            self._num_measured = self._num_pending
-        rate = min(1.0, self._num_pending / min(self._num_measured, self._window))
-        self.measured = mean if rate == 1.0 else self.measured + rate * (mean - self.measured)
-        self.values = values if rate == 1.0 else self.values + rate * (values - self.values)
-        if self.is_corrected and np.all(np.isfinite(self.limits_per_step)):
-            self._integrate(mean, is_felt, self._num_pending / self._window)
+        num_new, cost = self._num_pending, self._pending / self._num_pending
         self._pending, self._num_pending = np.zeros(len(self._ceilings)), 0
+        if self._num_skipped < self._window:
+            self._num_skipped += num_new
+            self._num_measured = 0
+        self._num_measured += num_new
+        rate = num_new / min(self._num_measured, self._window)
+        self.measured = _moved(self.measured, cost, rate)
+        self.values = _moved(self.values, means.taken, rate)
+        slow = num_new / min(self._num_measured, max(self._window, _DRIFT_SHARE * self._num_measured))
+        self.drift = _moved(self.drift, means.replayed - means.visited, slow)
+        if self.is_corrected and np.all(np.isfinite(self.limits_per_step)):
+            self._integrate(means.replayed, is_felt, num_new / self._window)
 
-    def _integrate(self, mean: FloatArray, is_felt: BoolArray, share: float) -> None:
+    def _integrate(self, replayed: FloatArray, is_felt: BoolArray, share: float) -> None:
         """Move the integral by a share of a window; behind a limit that is not felt it fades."""
-        limits = self.limits_per_step
-        missing = limits - mean
+        missing = (self._corrected() - replayed) / self.horizon
         is_moved = is_felt | (missing < 0.0)
         faded = self._integral * (1.0 - min(1.0, share))
         moved = np.where(is_moved, self._integral + _INTEGRAL_GAIN * share * missing, faded)
-        bound = _INTEGRAL_BOUND * (np.abs(limits) + np.abs(self.measured))
+        bound = _INTEGRAL_BOUND * (np.abs(self.limits_per_step) + np.abs(self.measured))
         self._integral = np.clip(moved, -bound, bound)
+
+    def _corrected(self) -> FloatArray:
+        """Return limit H + error + drift."""
+        return np.asarray((self.limits_per_step - self.measured) * self.horizon + self.values + self.drift)
 
     @property
     def is_corrected(self) -> bool:
@@ -164,9 +208,15 @@ class Thresholds:
     def current(self) -> FloatArray:
         """Return the thresholds on mean Q, shape (num_limits,); inf until the first episode for limits per episode."""
         base = self.limits_per_step * self.horizon
-        shift = self.values - (self.measured - self._integral) * self.horizon if self.is_corrected else 0.0
-        return np.where(np.isnan(base), np.inf, base + shift)
+        if self.is_corrected:
+            base = self._corrected() + self._integral * self.horizon
+        return np.where(np.isnan(base), np.inf, base)
 
     def measured_cost(self) -> FloatArray:
         """Return the running mean cost in the unit of the limits, per step or per episode, shape (num_limits,)."""
         return self.measured * (self.episode_length if self._is_per_episode else 1.0)
+
+
+def _moved(mean: FloatArray, value: FloatArray, rate: float) -> FloatArray:
+    """Return a running mean after one more value; at the rate 1 the value itself, whatever the mean was."""
+    return value if rate >= 1.0 else mean + rate * (value - mean)

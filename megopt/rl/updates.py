@@ -99,6 +99,24 @@ def fit_actor(
     return Fit(step=step, multipliers=multipliers, loss=float(fit.detach()), share=float(np.max(shares)))
 
 
+def cost_means(policy: CVPOPolicy, batch: CostReplaySamples, num_samples: int) -> tuple[FloatArray, FloatArray]:
+    """Return mean Q of each cost by the slow critics, shape (num_limits,) each: of the stored actions, of the policy.
+
+    Args:
+        policy: the networks.
+        batch: states and actions.
+        num_samples: actions per state for the mean over the policy, where actions are not enumerated.
+    """
+    head, critic = policy.head, policy.critic_target
+    with th.no_grad():
+        stored = critic.of_stored(batch.observations, head.encode(batch.actions))[:, 1:].mean(dim=(0, 2))
+        candidates = head.candidates(policy.actor_target(batch.observations), batch.masks, num_samples)
+        values = critic.joined(batch.observations, candidates)[1:]
+        shares = 1.0 / values.shape[2] if candidates.prior is None else candidates.prior
+        expected = th.sum(values * shares, dim=2).mean(dim=1)
+    return _doubles(stored * critic.scales[1:]), _doubles(expected)
+
+
 def _prior(candidates: Candidates) -> FloatArray | None:
     """Return pi(a|s) of enumerated actions with rows that sum to 1 in double precision."""
     if candidates.prior is None:

@@ -1,0 +1,82 @@
+"""The figure of `megopt reproduce figure=meg_cvpo`: quality, latency, energy and violations over power and limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from megopt.analysis.plots import COLORS, DASHES, MARKERS, stamp
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+COLUMNS = {
+    "quality": "PSNR [dB]",
+    "latency_s": "latency [s]",
+    "energy_j": "energy [J]",
+    "violation_rate": "episodes over a limit [1]",
+}
+"""Columns that are drawn, with the labels of their axes."""
+AXES = {"power_dbm": "transmit power [dBm]", "limit_share": "limits, share of their range [1]"}
+NAMES = {
+    "cvpo": "CVPO",
+    "ppo_lag": "PPO-Lag",
+    "ddpg_lag": "DDPG-Lag",
+    "sac_lag": "SAC-Lag",
+    "ppo": "PPO, no limits",
+    "average_optimal": "optimum without pipelining",
+    "fixed": "fixed compression",
+}
+"""Names in the legend where they differ from those in the table."""
+
+
+def draw(table: pd.DataFrame, profile: str) -> Axes:
+    """Return the first axes of a grid: a row per axis of the sweep, a column per quantity.
+
+    Args:
+        table: rows of `megopt.reproductions.meg_cvpo.sweep_table`.
+        profile: name of the tables behind it.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = [axis for axis in AXES if axis in set(table["axis"])]
+    figure = Figure(figsize=(12.0, 0.9 + 2.6 * len(names)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(names), len(COLUMNS), squeeze=False)
+    for axis, row in zip(names, panels, strict=True):
+        points = table[table["axis"] == axis]
+        for column, panel in zip(COLUMNS, row, strict=True):
+            plot_column(points, column, panel)
+            panel.set_xlabel(AXES[axis])
+            panel.set_ylabel(COLUMNS[column])
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    first: Axes = panels[0][0]
+    stamp(first, f"profile {profile}; means per request; grey: limit")
+    return first
+
+
+def plot_column(points: pd.DataFrame, column: str, ax: Axes) -> Axes:
+    """Draw one quantity over one axis of the sweep: a line per way, and the limit where there is one.
+
+    Args:
+        points: rows of the table of one axis.
+        column: what to draw.
+        ax: where to draw.
+    """
+    for number, (who, rows) in enumerate(points.groupby("who", sort=False)):
+        ordered = rows.sort_values("value")
+        ax.plot(
+            ordered["value"],
+            ordered[column],
+            color=COLORS[number % len(COLORS)],
+            linestyle=DASHES[number % len(DASHES)],
+            marker=MARKERS[number % len(MARKERS)],
+            ms=4,
+            label=NAMES.get(str(who), str(who)),
+        )
+    if f"limit_{column}" in points:
+        limits = points.groupby("value")[f"limit_{column}"].first()
+        ax.plot(limits.index, limits.to_numpy(), color="0.5", linewidth=3, alpha=0.4, zorder=0)
+    return ax
