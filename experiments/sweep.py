@@ -20,6 +20,7 @@ from megopt.experiments.tradeoff import problem_of
 from megopt.schemes.action_table import ActionTable
 from megopt.schemes.scheme import compile_all
 from megopt.sweeps import sweep_report as say
+from megopt.sweeps.chosen_knobs import with_knobs
 from megopt.sweeps.execution import execute
 from megopt.sweeps.grid import axes_of, require_apart, runs_of
 from megopt.sweeps.run import Run
@@ -61,19 +62,23 @@ def planned_runs(config: DictConfig) -> list[Run]:
 
 def tradeoff_point(config: DictConfig) -> pd.DataFrame:
     """Return the records of the policies of a configuration on its fading traces, under its limits."""
-    parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("profile", "scheme")}
-    profile, table, left_out = _compiled(OmegaConf.to_yaml(OmegaConf.create(parts)))
+    profile, table, left_out = compiled(config)
     problem, sweep = problem_of(config.problem, profile, table)
     policies = instantiate(config.policy)
     for name in [name for name, factory in policies.items() if factory.keywords.get("scheme") in left_out]:
         message = f"policy {name}: profile {profile.name} does not carry its scheme"
         raise NotOfferedError(message)
-    return tradeoff(table, sample_link(config), problem, sweep, policies, config.num_traces).records
+    return with_knobs(tradeoff(table, sample_link(config), problem, sweep, policies, config.num_traces).records, table)
+
+
+def compiled(config: DictConfig) -> tuple[Profile, ActionTable, set[str]]:
+    """Return profile, table and the schemes left out of a configuration; a warm worker keeps them for its next run."""
+    parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("profile", "scheme")}
+    return _compiled(OmegaConf.to_yaml(OmegaConf.create(parts)))
 
 
 @lru_cache(maxsize=8)
 def _compiled(text: str) -> tuple[Profile, ActionTable, set[str]]:
-    """Return profile, table and the schemes left out; a warm worker keeps them for its next run."""
     config = OmegaConf.create(text)
     profile: Profile = instantiate(config.profile)
     table, _ = compile_all(schemes := list(instantiate(config.scheme, _convert_="all").values()), profile)

@@ -52,6 +52,15 @@ def test_means_are_over_served_requests(folder: Path) -> None:
     assert answer["num_records"].tolist() == [3, 3]
 
 
+def test_a_mean_over_a_value_that_was_not_measured_is_not_known(folder: Path) -> None:
+    half = records(20).assign(quality=[1.0, np.nan, 2.0])
+    Store(folder=folder).write(run_at(20), half, status=RunStatus.DONE, message="", call_s=0.0)
+    with open_results(folder) as results:
+        answer = results.ask(aggregate_sql("config.channel.snr_db = 20", [], ["latency_s", "quality"]))
+    assert answer["latency_s"].tolist() == [22.0]
+    assert answer["quality"].isna().all()
+
+
 def test_columns_that_are_words_of_sql_need_no_quotes(folder: Path) -> None:
     with open_results(folder) as results:
         answer = results.ask(aggregate_sql("latency_s > 0", ["limit", "policy || '!'", '"row"'], ["row + 1"]))
@@ -142,6 +151,8 @@ def test_the_verb_answers_json_and_saves(folder: Path, capfd: pytest.CaptureFixt
         ("save=answer.xls", "expected a file name that ends in .csv or .parquet"),
         ("show=latency_s", "show = 'latency_s'; expected a list, such as show=[latency_s]"),
         ("group_by=[polcy]", 'column "polcy" not found in FROM clause'),
+        ("where=policy=optimal", """are written as 'where="policy='\\''optimal'\\''"'"""),
+        ('where="policy=optimal"', """a text needs quotes: in a shell, texts and names in quotes are written as"""),
         ("num_rows=0", "num_rows is 0; expected a whole number from 1"),
         ("sweep=nope", "no runs of sweep nope; expected one of demo, other"),
         ("shwo=[quality]", "results has no key 'shwo'; did you mean show?"),

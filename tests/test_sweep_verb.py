@@ -16,6 +16,7 @@ import pytest
 from megopt.application import run_verb
 from megopt.configuration import group_choices
 from megopt.sweeps.query import open_results
+from tests import fake_slurm
 
 SMALL = ["experiment=smoke", "num_traces=1", "num_requests=2"]
 LIMIT_S = 900.0
@@ -150,6 +151,23 @@ def test_submitit_in_place_of_slurm(tmp_path: Path) -> None:
     report = sweep(tmp_path, "launcher=submitit_local", "launcher.runs_per_task=4", "results=results")
     assert report["done"] == 8
     assert len(report["workers"]) == 2
+
+
+@pytest.mark.slow
+def test_the_jobs_that_slurm_gets_really_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of Slurm are stand-ins that run the script; what submitit writes and reads is the real thing."""
+    pytest.importorskip("submitit")
+    commands = fake_slurm.install(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    overrides = ["launcher=slurm", "launcher.runs_per_task=4", "launcher.partition=cpu", "launcher.mem_gb=2"]
+    report = sweep(tmp_path, *overrides, "launcher.setup=['export MEGOPT_SETUP=1']", "results=results")
+    assert (report["done"], len(report["workers"])) == (8, 2)
+    scripts = [path.read_text() for path in (tmp_path / "slurm" / "jobs").glob("*/script")]
+    assert len(scripts) == 2
+    for line in ("#SBATCH --partition=cpu", "#SBATCH --mem=2GB", "#SBATCH --time=60", "export MEGOPT_SETUP=1"):
+        assert all(line in script for script in scripts), line
+    sweep(tmp_path, "results=unbroken")
+    pd.testing.assert_frame_equal(records(tmp_path / "results"), records(tmp_path / "unbroken"))
 
 
 @pytest.mark.heavy

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, as_completed, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from megopt.errors import MegoptError
@@ -89,6 +89,10 @@ class _Try:
     num_lost: int = 0
 
 
+class _PoolBrokeError(BrokenExecutor):
+    """Raised to leave the launcher's context after its pool broke, so that it starts another one."""
+
+
 def _send(executor: Executor, batch: Sequence[_Try], sent: dict[Future[list[Outcome]], _Try]) -> None:
     """Send out tasks into `sent`, as many as the executor takes before it breaks, at least one."""
     for item in batch:
@@ -112,12 +116,12 @@ class _Round:
         waiting = deque(_Try(task=task) for task in tasks)
         try:
             while waiting:
-                with ExitStack() as started:
+                with suppress(_PoolBrokeError), ExitStack() as started:
                     with for_workers():
                         executor = started.enter_context(launcher.start())
-                    is_broken = False
-                    while waiting and not is_broken:
-                        is_broken = self._drain(executor, waiting, launcher.num_workers or num_cores())
+                    while waiting:
+                        if self._drain(executor, waiting, launcher.num_workers or num_cores()):
+                            raise _PoolBrokeError
         except KeyboardInterrupt:
             return True
         return False

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Protocol
@@ -44,7 +45,7 @@ class Launcher(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Local:
+class Processes(ABC):
     """Processes on this machine that live as long as the sweep.
 
     Attributes:
@@ -56,38 +57,83 @@ class Local:
     runs_per_task: int = 1
 
     def __post_init__(self) -> None:
-        require_workers("local", self.num_workers, self.runs_per_task)
+        require_workers(type(self).__name__.lower(), self.num_workers, self.runs_per_task)
 
     @contextmanager
     def start(self) -> Iterator[Executor]:
         """Start the processes when they are first needed."""
-        context = get_context("spawn")  # a fork would copy locks that threads of this process hold
-        with ProcessPoolExecutor(self.num_workers or num_cores(), mp_context=context) as executor:
+        with self.pool(self.num_workers or num_cores()) as executor:
             yield executor
 
+    @abstractmethod
+    def pool(self, num_workers: int) -> Executor:
+        """Return a pool of so many processes."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Joblib:
-    """joblib's own processes (loky), which pickle what the standard pool cannot, such as functions of a notebook.
 
-    Attributes:
-        num_workers: processes; None takes one per core that this process may use.
-        runs_per_task: runs sent to a process at once.
-    """
+class Local(Processes):
+    """The standard library's processes."""
 
-    num_workers: int | None = None
-    runs_per_task: int = 1
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        require_workers("joblib", self.num_workers, self.runs_per_task)
+    def pool(self, num_workers: int) -> Executor:
+        """Return a pool of so many processes."""
+        return ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))  # a fork would copy held locks
 
-    @contextmanager
-    def start(self) -> Iterator[Executor]:
-        """Start the processes when they are first needed."""
+
+class Joblib(Processes):
+    """joblib's own processes (loky), which pickle what the standard pool cannot, such as functions of a notebook."""
+
+    __slots__ = ()
+
+    def pool(self, num_workers: int) -> Executor:
+        """Return a pool of so many processes."""
         with require_engine("joblib", "joblib"):
             from joblib.externals.loky import ProcessPoolExecutor as LokyExecutor
-        with LokyExecutor(self.num_workers or num_cores()) as executor:
-            yield executor
+        executor: Executor = LokyExecutor(num_workers)
+        return executor
+
+
+class Kept:
+    """A launcher whose executor stays from one execution to the next; one that broke is replaced.
+
+    Used in a `with` statement, which ends what was started.
+    """
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+        self._started = ExitStack()
+        self._executor: Executor | None = None
+
+    @property
+    def num_workers(self) -> int | None:
+        """Runs carried out at the same time."""
+        return self._launcher.num_workers
+
+    @property
+    def runs_per_task(self) -> int:
+        """Runs sent to a worker at once."""
+        return self._launcher.runs_per_task
+
+    @contextmanager
+    def start(self) -> Iterator[Executor]:
+        """Start the executor the first time, and again after it broke."""
+        if self._executor is None:
+            self._executor = self._started.enter_context(self._launcher.start())
+        try:
+            yield self._executor
+        except BrokenExecutor:
+            self._end()
+            raise
+
+    def _end(self) -> None:
+        self._executor = None
+        self._started.close()
+
+    def __enter__(self) -> Kept:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._end()
 
 
 def num_cores() -> int:

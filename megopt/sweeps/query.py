@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
+QUOTING = """in a shell, texts and names in quotes are written as 'where="policy='\\''optimal'\\''"'"""
+"""How the quotes of SQL get through a shell and Hydra."""
 RUN_FACTS = {"status": "VARCHAR", "message": "VARCHAR", "call_s": "DOUBLE", "written": "VARCHAR", "megopt": "VARCHAR"}
 """What a file's metadata says of its run, and the SQL type."""
 
@@ -70,10 +72,11 @@ class Results:
         text = str(error).split("LINE 1")[0].split("Candidate bindings")[0]
         text = " ".join(text.removeprefix(f"{type(error).__name__}: ").split())
         if not ("not found" in text or "Could not find key" in text):
-            return f"results: {text}; the query was: {sql}"
+            return f"results: {text}; the query was: {sql}; {QUOTING}"
         known = [*self.columns(), *self.config_keys()]
         near = [name for word in _words(text) for name in difflib.get_close_matches(word, known, n=1, cutoff=0.7)]
         guess = f"; did you mean {near[0]}?" if near else ""
+        guess += f"; a text needs quotes: {QUOTING}" if "config" not in text and "Could not" not in text else ""
         shown = self.config_keys() if "config" in text or "key" in text else [*self.columns(), "config.KEY"]
         return f"results: {text}{guess}; expected one of {', '.join(shown)}"
 
@@ -161,6 +164,12 @@ def _alias(text: str) -> str:
     return '"' + text.replace('"', "") + '"'
 
 
+def served_mean(expression: str) -> str:
+    """Return the SQL of a mean over the served requests; NULL where it was not measured in one of them."""
+    served = "FILTER (isfinite(latency_s))"
+    return f"CASE WHEN count({expression}) {served} = count(*) {served} THEN avg({expression}) {served} END"
+
+
 def aggregate_sql(where: str, group_by: Sequence[str], show: Sequence[str]) -> str:
     """Return the query for means over groups.
 
@@ -174,7 +183,7 @@ def aggregate_sql(where: str, group_by: Sequence[str], show: Sequence[str]) -> s
         show: columns whose means are shown.
     """
     keys = [f"{_expression(text)} AS key_{i}" for i, text in enumerate(group_by)]
-    means = [f"avg({_expression(t)}) FILTER (isfinite(latency_s)) AS mean_{i}" for i, t in enumerate(show)]
+    means = [f"{served_mean(_expression(text))} AS mean_{i}" for i, text in enumerate(show)]
     names = [f"key_{i} AS {_alias(text)}" for i, text in enumerate(group_by)]
     names += [f"mean_{i} AS {_alias(text)}" for i, text in enumerate(show)]
     counts = [

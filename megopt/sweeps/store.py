@@ -20,9 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from megopt import __version__
 from megopt.analysis.records import RECORD
 from megopt.errors import ConfigError, ProblemError
+from megopt.sweeps.chosen_knobs import CHOSEN
 from megopt.sweeps.run import Run, RunStatus, json_text
 
 if TYPE_CHECKING:
@@ -105,6 +108,13 @@ class Store:
             path.unlink(missing_ok=True)
         return len(stale)
 
+    def records(self, run: Run) -> pd.DataFrame:
+        """Return the records of a run."""
+        import pyarrow.parquet as pq
+
+        records: pd.DataFrame = pq.read_table(self.path_of(run), partitioning=None).to_pandas()
+        return records
+
     def facts(self, run: Run) -> dict[str, Any]:
         """Return what a run's file says of the run: configuration, overrides, status, seconds, versions."""
         import pyarrow.parquet as pq
@@ -130,10 +140,11 @@ def _table(run: Run, records: pd.DataFrame | None) -> pa.Table:
     import pyarrow as pa
 
     kinds = {"text": pa.string(), "float": pa.float64(), "int": pa.int64()}
-    schema = pa.schema([(column.name, kinds[column.dtype]) for column in RECORD])
+    schema = pa.schema([(column.name, kinds[column.dtype]) for column in (*RECORD, *CHOSEN)])
     if records is None:
         table = schema.empty_table()
     else:
+        records = records.assign(**{column.name: np.nan for column in CHOSEN if column.name not in records})
         try:
             table = pa.Table.from_pandas(records[schema.names], schema=schema, preserve_index=False)
         except (KeyError, pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -31,6 +31,10 @@ class Progress:
 
     bar: tqdm[Any]
 
+    def reach(self, number: int) -> None:
+        """Say how many are done in all."""
+        self.bar.update(number - self.bar.n)
+
     def note(self, outcome: Outcome) -> None:
         """Count one run."""
         self.bar.update()

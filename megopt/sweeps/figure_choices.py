@@ -1,0 +1,142 @@
+"""What a policy chose: maps of split step, merge ratio and super-resolution over the SNR of a request and the limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from megopt.analysis import plots
+from megopt.analysis.records import LABELS
+from megopt.arrays import FloatArray, IntArray
+from megopt.sweeps.figure_data import Means
+from megopt.sweeps.query import Results
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+MAX_KNOBS = 4
+MAX_TICKS = 6
+ALWAYS = ("split_step", "merge_ratio", "sr_scale")
+"""Knobs that are shown even where they never change."""
+MAX_BINS = 16
+MAX_LIMITS = 24
+KNOBS = {
+    "split_step": "Steps at the edge",
+    "merge_ratio": "Merged tokens",
+    "sr_scale": "Super-resolution factor",
+    "num_steps": "Denoising steps",
+    "codec_bits": "Bits per latent value",
+}
+
+
+def save_choices(results: Results, means: Means, path: Path) -> list[Path]:
+    """Draw what the first policy that reads limits chose most often; a panel per knob that is not always the same.
+
+    Returns:
+        The files; none where no such policy met two limits, or the records do not hold the knobs.
+    """
+    policy = next((str(p) for p, own in means.points.groupby("policy", sort=True) if _num_limits(own) > 1), "")
+    policy = "optimal" if _num_limits(means.points[means.points["policy"] == "optimal"]) > 1 else policy
+    held = {name for name in results.columns() if name in KNOBS}
+    chosen = _chosen(results, means, policy) if policy and held == set(KNOBS) else None
+    if chosen is None or not len(chosen):
+        return []
+    counts = {name: len(chosen[name].dropna().unique()) for name in (*KNOBS, "limit", "bin")}
+    knobs = [name for name in KNOBS if counts[name] > (0 if name in ALWAYS else 1)][:MAX_KNOBS]
+    if max((counts[name] for name in knobs), default=0) < 2 or counts["limit"] < 2 or counts["bin"] < 2:
+        return []
+    with plots.paper_style():
+        panels = plots.new_panels(len(knobs), width_in=0.9 + 2.1 * len(knobs), height_in=3.0)
+        for panel, knob in zip(panels, knobs, strict=True):
+            plot_choice(chosen, knob, panel)
+        quantity = str(means.points["limit_quantity"].iloc[0])
+        panels[0].set_ylabel(f"Limit on {LABELS.get(quantity, quantity).lower().replace('[j]', '[J]')}")
+        for panel in panels[1:]:
+            panel.tick_params(labelleft=False)
+        shown = policy.replace("_", " ")
+        note = f"most frequent choice of {shown}; grey: does not apply; {means.note}"
+        plots.stamp(panels[0], note)
+        return plots.save_figure(panels[0], path)
+
+
+def plot_choice(chosen: pd.DataFrame, knob: str, ax: Axes) -> Axes:
+    """Draw one knob over SNR and limit, with a colour bar that has a colour per value where these are few.
+
+    Args:
+        chosen: bin (SNR [dB]), limit, and the knobs, one row per cell.
+        knob: the column.
+        ax: where to draw.
+    """
+    grid = chosen.pivot_table(index="limit", columns="bin", values=knob, dropna=False)
+    width = float(np.diff(grid.columns.to_numpy(dtype=float)).min()) if grid.shape[1] > 1 else 1.0
+    cells = np.ma.masked_invalid(grid.to_numpy(dtype=float))
+    values = np.unique(cells.compressed())
+    style, ticks = _colors(values)
+    shown = np.ma.masked_array(np.searchsorted(values, cells.filled(values[0])), cells.mask)
+    edges = np.append(grid.columns.to_numpy(dtype=float), float(grid.columns[-1]) + width)
+    mesh = ax.pcolormesh(edges, np.arange(len(grid) + 1) - 0.5, shown, rasterized=True, **style)
+    ax.set_facecolor("0.85")
+    every = max(1, -(-len(grid) // 8))
+    ax.set_yticks(range(0, len(grid), every), [f"{limit:.3g}" for limit in grid.index[::every]])
+    ax.set_xlabel("SNR of the request [dB]")
+    ax.set_title(KNOBS[knob], fontsize=8)
+    ax.grid(visible=False)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    bar = figure.colorbar(mesh, ax=ax, location="bottom", pad=0.02, aspect=16)
+    bar.set_ticks(list(ticks), labels=[f"{values[place]:g}" for place in ticks])
+    bar.ax.minorticks_off()
+    return ax
+
+
+def _colors(values: FloatArray) -> tuple[dict[str, Any], IntArray]:
+    """Return a colour per value, and the places of the values that the bar names."""
+    from matplotlib import colormaps
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    num = len(values)
+    colors = colormaps["viridis"](np.linspace(0.0, 1.0, max(num, 2)))[:num]
+    style = {"cmap": ListedColormap(colors), "norm": BoundaryNorm(np.arange(num + 1) - 0.5, num)}
+    return style, np.unique(np.linspace(0, num - 1, MAX_TICKS).round().astype(np.int64))
+
+
+def _chosen(results: Results, means: Means, policy: str) -> pd.DataFrame:
+    """Return the knobs that most served requests were given, per bin of the SNR and limit."""
+    where = (
+        'sweep = ? AND profile = ? AND policy = ? AND isfinite(latency_s) AND isfinite("limit") AND isfinite(snr_db)'
+    )
+    given = [means.sweep, means.profile, policy]
+    asked = f"SELECT quantile_cont(snr_db, [0.01, 0.99]) AS ends FROM records WHERE {where}"
+    ends = results.ask(asked, given)["ends"][0]
+    if ends is None:
+        return results.ask("SELECT * FROM records WHERE false")
+    low, high = (float(end) for end in ends)
+    width = next(width for width in (0.5, 1.0, 2.0, 5.0, 10.0, 1e9) if (high - low) / width <= MAX_BINS)
+    knobs, limit = ", ".join(KNOBS), _limit_expression(means, policy)
+    counted = (
+        f'SELECT floor(snr_db / {width}) * {width} AS bin, {limit} AS "limit", {knobs}, count(*) AS num FROM records '
+        f"WHERE {where} AND snr_db BETWEEN {low} AND {high} GROUP BY ALL"
+    )
+    return results.ask(
+        f"SELECT * FROM ({counted}) "
+        f'QUALIFY row_number() OVER (PARTITION BY bin, "limit" ORDER BY num DESC, {knobs}) = 1 '
+        'ORDER BY "limit", bin',
+        given,
+    )
+
+
+def _limit_expression(means: Means, policy: str) -> str:
+    """Return the limit in SQL; where runs have limits of their own, the nearest of `MAX_LIMITS` log-spaced ones."""
+    values = means.points[means.points["policy"] == policy]["limit"]
+    ends = [float(value) for value in (values[np.isfinite(values)].min(), values[np.isfinite(values)].max())]
+    if _num_limits(means.points[means.points["policy"] == policy]) <= MAX_LIMITS or ends[0] <= 0.0:
+        return '"limit"'
+    step = float(np.log(ends[1] / ends[0])) / MAX_LIMITS
+    return f'{ends[0]} * exp(round(ln("limit" / {ends[0]}) / {step}) * {step})'
+
+
+def _num_limits(points: pd.DataFrame) -> int:
+    return int(points["limit"][np.isfinite(points["limit"])].nunique())

@@ -1,0 +1,165 @@
+"""Figures of a dataset: the means behind them, what they leave out, and the same files from the same records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from megopt.analysis.records import RECORD
+from megopt.application import run_verb
+from megopt.sweeps.figure_choices import save_choices
+from megopt.sweeps.figure_curves import save_curves, save_lines, save_timelines
+from megopt.sweeps.figure_data import Means, means_of
+from megopt.sweeps.figure_front import attained, save_front
+from megopt.sweeps.figure_learning import learned_in, save_learned
+from megopt.sweeps.query import open_results
+from megopt.sweeps.run import Run, RunStatus
+from megopt.sweeps.store import Store
+
+LIMITS = (1.0, 2.0, 4.0)
+SNRS_DB = (0, 10, 20)
+
+
+def records(policy: str, snr_db: float, *, has_quality: bool = True) -> pd.DataFrame:
+    """Two traces of two requests per limit; optimal spends its limit, the fixed policy knows none."""
+    values = {"text": "measured", "float": 0.0, "int": 0}
+    limits = LIMITS if policy == "optimal" else (np.inf,)
+    parts = []
+    for limit in limits:
+        frame = pd.DataFrame({column.name: [values[column.dtype]] * 4 for column in RECORD})
+        spent = limit if np.isfinite(limit) else 3.0
+        latency = 10.0 / spent + np.array([0.0, 0.0, 1.0, 1.0]) + (20.0 - snr_db) / 10.0
+        quality = 20.0 + 3.0 * spent + snr_db / 10.0
+        given = {"profile": "p", "policy": policy, "limit_quantity": "energy_j", "limit": limit, "trace": [0, 0, 1, 1]}
+        parts.append(frame.assign(**given, snr_db=[snr_db - 2.0, snr_db, snr_db + 1, snr_db + 3], latency_s=latency))
+        parts[-1] = parts[-1].assign(energy_j=spent, objective=latency, edge_s=latency - 1.0, device_s=1.0)
+        parts[-1] = parts[-1].assign(quality=quality if has_quality else np.nan, label=f"row {limit}")
+        parts[-1] = parts[-1].assign(split_step=spent, merge_ratio=0.5 * (snr_db > 5), sr_scale=1.0)
+    return pd.concat(parts, ignore_index=True)
+
+
+def dataset(folder: Path, *, has_quality: bool = True) -> Path:
+    store = Store(folder=folder / "results")
+    for policy in ("optimal", "edge_only"):
+        for snr_db in SNRS_DB:
+            config = {"channel": {"snr_db": snr_db}, "problem": {"metric": "psnr_db"}}
+            overrides = [f"channel.snr_db={snr_db}", f"policy={policy}"]
+            run = Run.of(sweep="demo", call="a.b", overrides=overrides, config={**config, "policy": policy})
+            frame = records(policy, snr_db, has_quality=has_quality)
+            store.write(run, frame, status=RunStatus.DONE, message="", call_s=0.1)
+    return store.folder
+
+
+def means(folder: Path) -> Means:
+    with open_results(folder) as results:
+        (found,) = means_of(results, "demo")
+    return found
+
+
+def test_means_are_over_requests_and_intervals_over_traces(tmp_path: Path) -> None:
+    found = means(dataset(tmp_path))
+    assert list(found.settings) == [f"channel.snr_db={snr_db}" for snr_db in SNRS_DB]
+    assert (found.objective, found.metric, found.kinds) == ("latency_s", "psnr_db", ["measured"])
+    points = found.of_setting("channel.snr_db=20")
+    assert points["policy"].tolist() == ["optimal", "optimal", "optimal", "edge_only"]
+    assert points["limit"].tolist() == [1.0, 2.0, 4.0, np.inf]
+    assert points["latency_s"].tolist() == pytest.approx([10.5, 5.5, 3.0, 10 / 3 + 0.5])
+    half = 12.7062 * np.sqrt(0.5) / np.sqrt(2)  # Student's t with one degree of freedom
+    assert points["latency_ci95_s"].to_numpy() == pytest.approx(np.full(4, half), rel=1e-4)
+    assert points["outage_rate"].tolist() == [0.0] * 4
+
+
+@pytest.mark.slow
+def test_the_same_records_give_the_same_files(tmp_path: Path) -> None:
+    folder = dataset(tmp_path)
+    found = means(folder)
+    with open_results(folder) as results:
+        makers: dict[str, Any] = {
+            "curves": save_curves,
+            "lines": save_lines,
+            "front": save_front,
+            "timelines": save_timelines,
+            "choices": lambda of, path: save_choices(results, of, path),
+        }
+        for name, make in makers.items():
+            first, second = (make(found, tmp_path / turn / name) for turn in "ab")
+            assert [path.suffix for path in first] == [".pdf", ".png"], name
+            for one, other in zip(first, second, strict=True):
+                assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_what_has_nothing_to_show_is_left_out(tmp_path: Path) -> None:
+    folder = dataset(tmp_path, has_quality=False)
+    found = means(folder)
+    assert "quality not measured" in found.note
+    assert len(save_front(found, tmp_path / "front")) == 2  # latency and energy are left
+    single = Store(folder=tmp_path / "one")
+    run = Run.of(sweep="demo", call="a.b", overrides=[], config={"problem": {"metric": "auto"}})
+    single.write(run, records("edge_only", 0), status=RunStatus.DONE, message="", call_s=0.0)
+    alone = means(single.folder)
+    assert (save_curves(alone, tmp_path / "x"), save_lines(alone, tmp_path / "x")) == ([], [])
+    assert save_front(alone, tmp_path / "x") == []
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_the_surface_is_the_best_point_within_both_limits() -> None:
+    rng = np.random.default_rng(0)
+    first, second, gain = rng.uniform(size=(3, 50))
+    x, y = np.linspace(0.0, 1.0, 7), np.linspace(0.0, 1.0, 5)
+    found = attained(first, second, gain, x, y)
+    for i, j in np.ndindex(5, 7):
+        inside = gain[(first <= x[j]) & (second <= y[i])]
+        assert np.isnan(found[i, j]) if not len(inside) else found[i, j] == inside.max()
+
+
+def test_learning_curves_of_one_problem_share_a_figure(tmp_path: Path) -> None:
+    asked = {"scenario": "request", "profile": "p", "objective": "psnr_db", "channel": "c", "link": "l"}
+    asked |= {"quantities": ["latency_s"], "limits": [1.5]}
+    for algorithm, seed in (("cvpo", 0), ("cvpo", 1), ("sac_lag", 0)):
+        folder = tmp_path / "train" / algorithm / f"seed_{seed}"
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({**asked, "algorithm": algorithm}))
+        steps = np.arange(1, 5) * 1000
+        curve = {"num_steps": steps, "sampled_reward": steps / 1e3 + seed, "sampled_latency_s": 2.0 - steps / 1e4}
+        pd.DataFrame(curve).to_parquet(folder / "curve.parquet")
+    (learned,) = learned_in([tmp_path / "train", tmp_path / "nowhere"])
+    assert {name: len(curves) for name, curves in learned.curves.items()} == {"cvpo": 2, "sac_lag": 1}
+    assert learned.name == "request__latency_s_1p5"
+    assert [path.suffix for path in save_learned(learned, tmp_path / learned.name)] == [".pdf", ".png"]
+
+
+def test_the_verb_draws_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = dataset(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run_verb("figures", [f"results={folder}", "kinds=[curves,front,learning]", "output=json"]) == 0
+    report = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert [figure["kind"] for figure in report["figures"]] == ["curves", "front"]
+    assert all((tmp_path / path).is_file() for path in report["files"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("kinds=[curve]", "kinds: 'curve'; expected some of curves, lines"),
+        ("kinds=[]", "kinds is []; expected some of"),
+        ("kinds=curves", "kinds = 'curves'; expected a list, such as kinds=[curves]"),
+        ("sweep=nope", "no runs of sweep nope; expected one of demo"),
+        ("results=nowhere", "nothing to draw in results=nowhere; make records with `megopt sweep`"),
+    ],
+)
+def test_bad_input_gets_one_line(
+    override: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = dataset(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run_verb("figures", [f"results={folder}", override]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1, error
+    assert message in error
