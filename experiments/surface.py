@@ -26,7 +26,8 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     table, notes = compile_all(list(instantiate(config.get("scheme", {}), _convert_="all").values()), profile)
     quantities, metric = objectives_of(config, profile, table)
     policies = instantiate(config.get("policy", {}))
-    found = surface(table, sample_link(config), quantities, metric, policies, config.tolerance)
+    link, fresh = sample_link(config), sample_link(config, is_fresh=True)
+    found = surface(table, link, quantities, metric, policies, config.tolerance, fresh)
     frames = {"surface.csv": found.frame(), "rows.csv": found.row_frame()}
     files = [
         *(write_atomically(output_dir / name, partial(frame.to_csv, index=False)) for name, frame in frames.items()),

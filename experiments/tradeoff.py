@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
 from megopt.analysis import tradeoff_report as say
+from megopt.analysis import tradeoff_tables
 from megopt.analysis.continuous_region_split import with_closed_form
 from megopt.analysis.curve_images import can_be_drawn, save_curve_images
 from megopt.analysis.fading_traces import sample_link
@@ -37,7 +38,8 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         for name, factory in instantiate(config.get("policy", {})).items()
         if factory.keywords.get("scheme") not in left_out
     }
-    found = tradeoff(table, link, problem, sweep, policies, config.num_traces, with_long_run=config.long_run)
+    fresh = sample_link(config, is_fresh=True) if config.long_run else None
+    found = tradeoff(table, link, problem, sweep, policies, config.num_traces, fresh)
     found, closed_form = with_closed_form(found, profile, schemes, link)
     files = [
         write_records(found.records, output_dir / "records.parquet"),
@@ -49,14 +51,14 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         sheet = save_curve_images(found, table, profile, sweep, output_dir / "contact_sheet.png")
         files += [] if sheet is None else [sheet]
     nearest = exhaustive.nearest_feasible_limit(table, link, found.problems[-1])
-    complaints = say.complaints(found, nearest)
+    complaints = say.complaints(found, sweep, nearest)
     return Report(
         summary={**say.summary(found, profile, sweep, nearest, files), "closed_form": closed_form},
         headline=say.headline(found, sweep),
-        tables=[*say.tables(found, sweep), *say.closed_form_tables(closed_form)],
+        tables=[*tradeoff_tables.tables(found, sweep), *tradeoff_tables.closed_form_tables(closed_form)],
         lines=[
             *say.knee_lines(found, sweep),
-            *(f"note: {note}" for note in [*notes, *say.notes(found)]),
+            *(f"note: {note}" for note in [*notes, *say.notes(found, sweep)]),
             *(f"wrote {shown_path(p)}" for p in files),
         ],
         complaints=complaints,

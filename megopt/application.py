@@ -119,7 +119,16 @@ def _explain(error: BaseException, verb: str) -> str:
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
     if unknown:
         return _unknown_key(unknown.group(1) or unknown.group(2), verb)
-    return re.sub(r" (full_key|Config search path): .*$", "", text)
+    return re.sub(r" (full_key|Config search path): .*$", "", text) + _quoting(text, verb)
+
+
+def _quoting(text: str, verb: str) -> str:
+    """Return how to write the quotes of SQL, where Hydra could not read them."""
+    if verb != "results" or "override_grammar" not in text:
+        return ""
+    from megopt.sweeps.query import QUOTING
+
+    return f"; {QUOTING}"
 
 
 def _unknown_key(key: str, verb: str) -> str:

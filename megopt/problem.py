@@ -89,6 +89,15 @@ class Problem:
             )
             raise ProblemError(message)
 
+    @property
+    def sense(self) -> int:
+        """1 where the objective is reported as it is minimised, -1 where its sign is turned."""
+        return self.sense_of(self.objective)
+
+    def sense_of(self, quantity: str) -> int:
+        """Return 1 where a quantity is reported as it is minimised, -1 where its sign is turned: a cost is always 1."""
+        return -METRIC_SENSES[self.metric] if quantity == "quality" else 1
+
     def with_limit(self, quantity: str, bound: float) -> Problem:
         """Return this problem with the limit on `quantity` set to `bound`, in place of any it had."""
         kept = tuple(limit for limit in self.limits if limit.quantity != quantity)
@@ -107,7 +116,9 @@ def affine_cost(table: ActionTable, link: LinkState, problem: Problem, quantity:
         cost = terms(table.work, link, quantity)
     else:
         zero = np.zeros(len(table))
-        cost = AffineCost(constant=_signed_quality(table, problem), per_downlink=zero, per_uplink=zero)
+        cost = AffineCost(
+            constant=problem.sense_of(quantity) * table.metric(problem.metric), per_downlink=zero, per_uplink=zero
+        )
     if len(table) and np.all(np.isnan(cost.constant)):
         message = (
             f"{quantity} was not measured in profile {table.profile}; "
@@ -115,11 +126,6 @@ def affine_cost(table: ActionTable, link: LinkState, problem: Problem, quantity:
         )
         raise ProblemError(message)
     return cost
-
-
-def _signed_quality(table: ActionTable, problem: Problem) -> FloatArray:
-    """Return the metric with the sign that makes smaller better, shape (num_rows,)."""
-    return np.asarray(-table.metric(problem.metric) * METRIC_SENSES[problem.metric])
 
 
 def evaluate(table: ActionTable, rows: IntArray, link: LinkState, metric: str = "") -> Outcome:
@@ -142,8 +148,9 @@ def evaluate(table: ActionTable, rows: IntArray, link: LinkState, metric: str = 
 
 
 def _signed(result: Outcome, quantity: str, problem: Problem) -> FloatArray:
+    """Return a quantity with the sign that makes smaller better, shape (num_requests,)."""
     value = result.quantity(quantity)
-    return np.asarray(-value * METRIC_SENSES[problem.metric]) if quantity == "quality" else value
+    return value if problem.sense_of(quantity) == 1 else -value
 
 
 def objective(result: Outcome, problem: Problem) -> FloatArray:
@@ -165,10 +172,7 @@ def costs(result: Outcome, problem: Problem) -> FloatArray:
 
 def ceilings(problem: Problem) -> FloatArray:
     """Return the limits as ceilings on `costs`, shape (num_limits,)."""
-    sense = METRIC_SENSES.get(problem.metric, 1)
-    return np.array(
-        [-limit.bound * sense if limit.quantity == "quality" else limit.bound for limit in problem.limits], dtype=float
-    )
+    return np.array([problem.sense_of(limit.quantity) * limit.bound for limit in problem.limits], dtype=float)
 
 
 def violations(result: Outcome, problem: Problem) -> FloatArray:

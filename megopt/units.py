@@ -6,6 +6,7 @@ Inside megopt every quantity is SI (s, J, W, Hz, bit) and ratios are linear, unl
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from megopt.arrays import FloatArray, Real
 
@@ -21,6 +22,12 @@ def db_from_linear(ratio: Real) -> FloatArray:
     """Return 10 log10(x) for a power ratio `ratio` [1] >= 0, any shape; 0 gives -inf."""
     with np.errstate(divide="ignore"):
         return np.asarray(10.0 * np.log10(np.asarray(ratio, dtype=np.float64)))
+
+
+def write_db(ratio: NDArray[np.float32]) -> None:
+    """Write 10 log10(x) over power ratios `ratio` [1] > 0, any shape, in their own precision and without a copy."""
+    np.log(ratio, out=ratio)
+    ratio *= np.float32(10.0 / np.log(10.0))
 
 
 def watt_from_dbm(power_dbm: Real) -> FloatArray:

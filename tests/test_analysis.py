@@ -22,7 +22,8 @@ from megopt.analysis.rollout import rollout, summarise
 from megopt.analysis.tradeoff import Sweep, Tradeoff, tradeoff
 from megopt.analysis.tradeoff_figure import plot_long_run, save_tradeoff_figure
 from megopt.analysis.tradeoff_knee import LONG_RUN, curve_knees
-from megopt.analysis.tradeoff_report import summary, tables
+from megopt.analysis.tradeoff_report import notes, summary
+from megopt.analysis.tradeoff_tables import tables
 from megopt.errors import ConfigError, ProblemError, SchemeError
 from megopt.files import write_atomically
 from megopt.policies.fixed import Fixed
@@ -32,6 +33,7 @@ from megopt.schemes.action_table import ActionTable
 from megopt.schemes.conventional import Conventional
 from megopt.schemes.scheme import compile_all
 from megopt.schemes.step_split import StepSplit
+from megopt.solvers.average_limits_sampling import curve_excesses
 from megopt.solvers.solution import Status
 from megopt.system.channel import Rayleigh
 from megopt.system.link import Link, LinkState
@@ -273,7 +275,7 @@ SWEEP = Sweep(quantity="energy_j", num_points=12)
 
 @cache
 def found_long_run() -> Tradeoff:
-    return tradeoff(a100_table(), trace(), Problem(), SWEEP, {"optimal": Optimal}, with_long_run=True)
+    return tradeoff(a100_table(), trace(), Problem(), SWEEP, {"optimal": Optimal}, fresh=trace(seed=1))
 
 
 def test_long_run_limits_cost_no_more_than_the_same_limits_for_each_request() -> None:
@@ -286,6 +288,28 @@ def test_long_run_limits_cost_no_more_than_the_same_limits_for_each_request() ->
     served = np.array([solution.is_feasible.all() for solution in result.solutions])
     assert np.all(curve.means[served] <= each[served] + 1e-9)
     assert curve.gap < 1e-8
+
+
+def test_long_run_answers_are_scored_on_fading_that_they_have_not_seen() -> None:
+    result = found_long_run()
+    assert result.long_run is not None
+    known = result.long_run.is_feasible
+    assert np.all(np.isfinite(result.fresh_excesses[known]))
+    assert np.all(result.fresh_excesses[known] >= 0.0)
+    assert np.max(result.fresh_excesses[known]) > 0.0
+    assert np.isnan(found().fresh_excesses).all()
+    own = curve_excesses(a100_table(), trace(), Problem(), result.long_run)
+    np.testing.assert_allclose(own[known], 0.0, atol=1e-2)
+    column = next(c for c in tables(result, SWEEP)[2].columns if c.header == "excess on fresh fading")
+    assert all(cell.endswith("%") for cell in column.cells)
+
+
+def test_the_note_on_an_infeasible_limit_names_the_point_of_the_sweep() -> None:
+    sweep = Sweep(quantity="energy_j", values=(90.0, 95.0, 900.0))
+    result = tradeoff(a100_table(), trace(), Problem(), sweep, {"optimal": Optimal})
+    assert result.status == Status.PARTLY_INFEASIBLE
+    line = next(note for note in notes(result, sweep) if note.startswith("at energy_j = 90: 64 of 64 states"))
+    assert line.endswith("; 1 more swept limits are out of reach of some state")
 
 
 def bent_long_run() -> Tradeoff:

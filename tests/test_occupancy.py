@@ -200,21 +200,6 @@ def phone_case() -> tuple[ActionTable, LinkState, Link]:
 
 
 @pytest.mark.slow
-def test_the_benchmark_reports_certificates_beside_highs() -> None:
-    from megopt.benchmarks import solvers
-
-    found = solvers.run(4_000, 50, 60, 20, num_queue_points=11, num_queue_rows=8, repeats=1)
-    assert all(np.isfinite(value) for value in found.values())
-    assert max(found["average_gap"], found["lp_gap"], found["queue_gap"]) <= 1e-6
-    assert found["lp_difference"] <= 1e-6
-    assert found["average_violation"] <= 1e-9
-    assert found["speedup_over_highs"] == found["lp_highs_s"] / found["lp_average_s"]
-    assert found["queue_num_pairs"] == 4 * 11 * 8
-    documented = (solvers.run.__doc__ or "").split("Args:")[0]
-    assert all(key in documented for key in found)
-
-
-@pytest.mark.slow
 def test_finer_grids_close_in_on_the_continuous_queue() -> None:
     table, link, _ = phone_case()
     problem = problem_of(device_energy_j=8.0)

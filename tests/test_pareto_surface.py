@@ -208,6 +208,16 @@ def test_no_choice_of_rows_lies_beyond_the_bound(seed: int) -> None:
     assert np.min(found.depth(means)) < 1e-9  # and some of them touch it
 
 
+def test_points_are_scored_on_states_that_they_have_not_seen() -> None:
+    table, link = instance(3)
+    _, fresh = instance(4)
+    found = average_surface.solve(table, link, THREE, "ssim", tolerance=1e-2)
+    np.testing.assert_allclose(average_surface.means_on(found, table, link), found.points, rtol=1e-9)
+    assert surface(table, link, THREE, "ssim", {}, 1e-2, link).fresh_distance <= 1e-9
+    assert 0.0 < surface(table, link, THREE, "ssim", {}, 1e-2, fresh).fresh_distance < 10.0
+    assert np.isnan(surface(table, link, THREE, "ssim", {}, 1e-2).fresh_distance)
+
+
 def bounded(problem: Problem) -> Problem:
     """The same with limits that bind nowhere but are finite, so that they can be priced."""
     limits = tuple(

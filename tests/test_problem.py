@@ -50,6 +50,16 @@ def state(snr: float, num: int) -> LinkState:
     return RADIO.state(np.full(num, snr))
 
 
+def test_signs_are_turned_where_more_is_better_and_nowhere_else() -> None:
+    better, worse = Problem(objective="quality", metric="ssim"), Problem(objective="quality", metric="fid")
+    assert (better.sense, worse.sense, Problem().sense) == (-1, 1, 1)
+    assert [Problem().sense_of(quantity) for quantity in COST_QUANTITIES] == [1] * len(COST_QUANTITIES)
+    limited = Problem(
+        metric="ssim", limits=(Limit(quantity="quality", bound=0.5), Limit(quantity="energy_j", bound=2.0))
+    )
+    assert ceilings(limited).tolist() == [-0.5, 2.0]
+
+
 def test_outcome_by_hand() -> None:
     """Edge only, raw, at SNR 1: 1 Mbit/s, so 25.165824 s of downlink and 1.024 ms of uplink."""
     table = a100_table()

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from megopt.arrays import FloatArray, IntArray
-from megopt.envs.dynamics import EnvParams
+from megopt.envs.parameters import EnvParams
 from megopt.errors import ConfigError, NotOfferedError
 from megopt.policies.average_optimal import AverageOptimal
 from megopt.policies.base import Observation, Policy

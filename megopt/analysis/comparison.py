@@ -13,7 +13,8 @@ import numpy as np
 from megopt.analysis.baselines import baseline
 from megopt.analysis.evaluation import Evaluation, evaluate_agent, evaluate_policy, limits_of
 from megopt.analysis.intervals import Interval, interval
-from megopt.analysis.training import AGENT_FOLDER, TrainedRun, TrainingPlan, train
+from megopt.analysis.training import AGENT_FOLDER, TrainedRun, train
+from megopt.analysis.training_plan import TrainingPlan
 from megopt.analysis.training_report import bound_on, reward_bound
 from megopt.errors import ConfigError, NotOfferedError
 from megopt.files import write_atomically

@@ -12,7 +12,7 @@ from megopt.analysis.comparison import TOLERANCE, Comparison, Entry
 from megopt.analysis.evaluation import limits_of
 from megopt.analysis.intervals import Interval
 from megopt.analysis.report import Report, rich_table, shown_path
-from megopt.analysis.training_report import share_of
+from megopt.analysis.training_report import limit_notes, share_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def report_of(found: Comparison, files: Sequence[Path]) -> Report:
     """Return the report of a comparison, whole or stopped."""
-    notes = [f"note: {note}" for note in found.notes]
+    notes = [f"note: {note}" for note in (*found.notes, *limit_notes(found.plan, found.bound))]
     return Report(
         summary=summary(found, files),
         headline=headline(found),
@@ -59,7 +59,7 @@ def summary(found: Comparison, files: Sequence[Path]) -> dict[str, Any]:
         "tolerance": TOLERANCE,
         "entries": {entry.name: _entry_summary(found, entry) for entry in found.entries},
         "plans": {name: each.fingerprint() for name, each in found.plans.items()},
-        "notes": list(found.notes),
+        "notes": [*found.notes, *limit_notes(found.plan, found.bound)],
         "files": [str(path) for path in files],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,20 +36,33 @@ def save_curve_images(found: Tradeoff, table: ActionTable, profile: Profile, swe
     Returns:
         The path; None where no limit can be kept.
     """
-    from megopt.diffusion.evaluation import truth
-
     chosen: dict[int, float] = {}
     for limit, solution in zip(found.limits, found.solutions, strict=True):
         rows = solution.rows[solution.is_feasible]
         if len(rows) and 2 * len(rows) >= len(solution.rows):
             chosen.setdefault(int(np.bincount(rows).argmax()), float(limit))
-    if not chosen:
-        return None
+    return save_row_images(chosen, table, profile, sweep.quantity, path) if chosen else None
+
+
+def save_row_images(
+    chosen: Mapping[int, float], table: ActionTable, profile: Profile, quantity: str, path: Path
+) -> Path:
+    """Write a contact sheet with the images of some rows, at most `NUM_ROWS` of them, evenly.
+
+    Args:
+        chosen: the limit under which each row is chosen, by row of `table`.
+        table: the rows.
+        profile: whose models make the images, see `can_be_drawn`.
+        quantity: the limited quantity.
+        path: of the PNG.
+    """
+    from megopt.diffusion.evaluation import truth
+
     picked = np.unique(np.linspace(0, len(chosen) - 1, NUM_ROWS).round().astype(int))
     told = truth(NUM_CAPTIONS, seed=SEED, split="unseen", resolution_px=profile.provenance.resolution_px)
     generator = _generator(profile, told.captions)
     shown = {
-        f"{limit:.3g} {_UNITS.get(sweep.quantity, '')}\n{table.label[row]}": _images(generator, table, row)
+        f"{limit:.3g} {_UNITS.get(quantity, '')}\n{table.label[row]}": _images(generator, table, row)
         for row, limit in (list(chosen.items())[number] for number in picked)
     }
     return write_contact_sheet(path, shown | {"real scene": told.images}, told.captions)

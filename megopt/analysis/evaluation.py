@@ -1,4 +1,4 @@
-"""Judge agents and policies on the same fresh episodes of `megopt/Request-v0`: same places and same fading for all."""
+"""Judge agents and policies on the same fresh episodes: same places, same fading and same arrivals for all."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from megopt.arrays import FloatArray, IntArray
-from megopt.envs.dynamics import EnvParams
-from megopt.envs.request import RequestVectorEnv
+from megopt.analysis import episodes
+from megopt.analysis.episodes import AnyVector
+from megopt.arrays import FloatArray
+from megopt.envs.parameters import EnvParams
 from megopt.envs.shell import Observations
 from megopt.errors import ConfigError
-from megopt.policies.base import Observation, Policy
+from megopt.policies.base import Policy
 from megopt.problem import ceilings
 from megopt.ranges import require_whole
-from megopt.rl import agents
 from megopt.system.link import LinkState
 
-Chooser = Callable[[Observations, LinkState], Any]
-"""From observations and the link of the waiting requests to actions, one per episode."""
+Chooser = Callable[[Observations, AnyVector], Any]
+"""From observations and the environment behind them to actions, one per episode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,7 @@ class Evaluation:
         latency_s: mean latency [s].
         energy_j: mean energy of edge and device [J].
         quality: mean quality [metric's unit].
+        num_requests: requests of each episode [1].
     """
 
     reward: FloatArray
@@ -40,22 +41,24 @@ class Evaluation:
     latency_s: FloatArray
     energy_j: FloatArray
     quality: FloatArray
+    num_requests: FloatArray
 
     def summary(self, limits: FloatArray) -> dict[str, Any]:
-        """Return means over the episodes as plain data, and how the limits were kept.
+        """Return means over the requests of all episodes as plain data, and how the limits were kept.
 
         `excess` is the largest excess of a mean cost over its limit, relative to it, below 0 where all are kept;
         `violation_rate` the share of episodes whose own mean exceeds a limit.
         """
-        costs = np.mean(self.costs, axis=0)
+        shares = self.num_requests / max(float(np.sum(self.num_requests)), 1.0)
+        costs = shares @ self.costs
         return {
-            "reward": float(np.mean(self.reward)),
+            "reward": float(shares @ self.reward),
             "costs": [float(cost) for cost in costs],
             "excess": float(np.max(relative_excess(costs, limits), initial=-np.inf)) if len(limits) else 0.0,
             "violation_rate": float(np.mean(np.any(self.costs > limits, axis=1))),
-            "latency_s": float(np.mean(self.latency_s)),
-            "energy_j": float(np.mean(self.energy_j)),
-            "quality": float(np.mean(self.quality)),
+            "latency_s": float(shares @ self.latency_s),
+            "energy_j": float(shares @ self.energy_j),
+            "quality": float(shares @ self.quality),
         }
 
 
@@ -80,11 +83,12 @@ def evaluate(
     Raises:
         ConfigError: if episodes can end early, as with a battery.
     """
-    env = _episodes(params, actions, num_episodes, seed, bad_actions)
+    _require(params, num_episodes, seed)
+    env = episodes.vector_of(params, num_episodes, actions, bad_actions, is_autoreset=False)
     observations, _ = env.reset(seed=seed)
     info: dict[str, Any] = {}
     for _ in range(params.episode_length):
-        observations, _, _, _, info = env.step(chooser(observations, env.link_state()))
+        observations, _, _, _, info = env.step(chooser(observations, env))
     final = info["final"]
     return Evaluation(
         reward=final["reward"],
@@ -92,6 +96,7 @@ def evaluate(
         latency_s=final["latency_s"],
         energy_j=final["energy_j"],
         quality=final["quality"],
+        num_requests=episodes.weights_of(final),
     )
 
 
@@ -108,8 +113,8 @@ def evaluate_agent(
     """Return what an agent of `megopt.rl.agents` comes to; no random generator but its own is touched."""
     rng = np.random.default_rng(np.random.SeedSequence((seed, 1)))
 
-    def choose(observations: Observations, link: LinkState) -> Any:
-        return agents.actions_of(agent, observations, rng, is_sampled=is_sampled)
+    def choose(observations: Observations, env: AnyVector) -> Any:
+        return episodes.agent_actions(agent, observations, env, rng, is_sampled=is_sampled)
 
     return evaluate(choose, params, actions, num_episodes, seed, bad_actions)
 
@@ -117,22 +122,16 @@ def evaluate_agent(
 def evaluate_policy(policy: Policy, params: EnvParams, *, num_episodes: int, seed: int) -> Evaluation:
     """Return what a policy comes to; one with a memory meets the first request of all episodes, then the second."""
 
-    def choose(observations: Observations, link: LinkState) -> IntArray:
-        return policy.act(Observation(link=link))
+    def choose(observations: Observations, env: AnyVector) -> Any:
+        return episodes.chosen_actions(policy, env)
 
     return evaluate(choose, params, "discrete", num_episodes, seed)
 
 
 def recorded_fading(params: EnvParams, *, num_episodes: int, seed: int) -> list[LinkState]:
-    """Return the link of request 0, 1, ... of the episodes of `seed`, fields of shape (num_episodes,) each."""
-    env = _episodes(params, "discrete", num_episodes, seed)
-    env.reset(seed=seed)
-    any_rows = np.full(num_episodes, int(np.argmax(params.is_offered)))
-    links = []
-    for _ in range(params.episode_length):
-        links.append(env.link_state())
-        env.step(any_rows)
-    return links
+    """Return the link of request 0, 1, ... of the episodes of `seed`; see `megopt.analysis.episodes`."""
+    _require(params, num_episodes, seed)
+    return episodes.recorded_fading(params, num_episodes, seed)
 
 
 def limits_of(params: EnvParams) -> FloatArray:
@@ -140,14 +139,9 @@ def limits_of(params: EnvParams) -> FloatArray:
     return ceilings(params.problem)
 
 
-def _episodes(
-    params: EnvParams, actions: str, num_episodes: int, seed: int, bad_actions: str = "raise"
-) -> RequestVectorEnv:
+def _require(params: EnvParams, num_episodes: int, seed: int) -> None:
     require_whole("evaluation", 1, num_episodes=num_episodes)
     require_whole("evaluation", 0, seed=seed)
     if params.has_battery:
         message = f"evaluation: battery_j = {params.battery_j:g}; expected episodes of equal length; set it to .inf"
         raise ConfigError(message)
-    return RequestVectorEnv(
-        num_episodes, params=params, actions=actions, bad_actions=bad_actions, autoreset_mode="Disabled"
-    )

@@ -9,49 +9,81 @@ import numpy as np
 
 from megopt.analysis.parity import TERMS, outcome_terms_s
 from megopt.analysis.report import Report, rich_table, shown_path
+from megopt.units import BITS_PER_BYTE
 
 if TYPE_CHECKING:
     from megopt.live.course import Generated
+    from megopt.schemes.action_table import ActionTable
+    from megopt.system.outcome import Outcome
 
 
-def generated_report(found: Generated, name: str, path: Path) -> Report:
+def generated_report(found: Generated, table: ActionTable, path: Path) -> Report:
     """Return the report of one image.
 
     Args:
         found: the image and what it cost.
-        name: of the row that was carried out.
+        table: rows that the policy chose from.
         path: of the saved image.
     """
+    name = table.name(found.row) if found.row >= 0 else f"{found.decision.mode}, as stated"
+    results = {"predicted": found.predicted, "measured": found.measured}
     predicted, measured = (
-        {term: float(values[0]) for term, values in outcome_terms_s(result, of=of).items()}
-        for result, of in ((found.predicted, "predicted"), (found.measured, "measured"))
+        {term: float(values[0]) for term, values in outcome_terms_s(result, of, found.predicted_runtime_s).items()}
+        for of, result in results.items()
     )
-    joules = [float(result.device_energy_j[0]) for result in (found.predicted, found.measured)]
+    joules = {of: _joules(result) for of, result in results.items()}
+    sources = {
+        "device": found.energy_source,
+        "edge": "not_measured" if found.result is None else found.result.energy_source,
+    }
     off = abs(predicted["total"] - measured["total"]) / measured["total"]
     cells = [[term, f"{1e3 * predicted[term]:.1f}", f"{1e3 * measured[term]:.1f}", "ms"] for term in TERMS]
-    if np.isfinite(joules[1]):
-        cells.append([f"device energy ({found.energy_source})", *(f"{value:.3f}" for value in joules), "J"])
+    for side, source in sources.items():
+        if np.isfinite(joules["measured"][side]):
+            values = [f"{one[side]:.3f}" for one in joules.values()]
+            cells.append([f"{side} energy ({source})", *values, "J"])
+    shadow = None if found.shadow_row is None else table.name(found.shadow_row)
+    what = f"predicted {predicted['total']:.3g} s" if found.row >= 0 else "no row of the table, so not predicted"
     return Report(
         summary={
             "row": name,
+            "mode": found.decision.mode,
+            "probability": found.probability,
+            "shadow_row": shadow,
             "edge_steps": found.edge_steps,
             "predicted_s": predicted,
             "measured_s": measured,
             "abs_error": off,
             "payload_bits": float(found.measured.payload_bits[0]),
-            "device_energy_j": dict(zip(("predicted", "measured"), joules, strict=True)),
-            "energy_source": found.energy_source,
+            "device_energy_j": {of: one["device"] for of, one in joules.items()},
+            "edge_energy_j": {of: one["edge"] for of, one in joules.items()},
+            "energy_source": sources["device"],
+            "edge_energy_source": sources["edge"],
+            "crossed_bytes": {
+                "up": sum(one.up_bytes for one in found.crossed),
+                "down": round(float(found.measured.payload_bits[0]) / BITS_PER_BYTE),
+                "frames": len(found.crossed),
+            },
             "timeline_s": dict(found.timeline),
             "notes": list(found.notes),
             "image": str(path),
         },
-        headline=f"{name}: predicted {predicted['total']:.3g} s, measured {measured['total']:.3g} s",
+        headline=f"{name}: {what}, measured {measured['total']:.3g} s",
         tables=[
             rich_table("predicted against measured", ["term", "predicted", "measured", "unit"], cells),
             rich_table("timeline", ["stage", "ms", ""], _bars(found.timeline)),
         ],
-        lines=[f"chosen: {name}", *(f"note: {note}" for note in found.notes), f"wrote {shown_path(path)}"],
+        lines=[
+            f"chosen: {name}",
+            *([f"the shadow would have chosen: {shadow}"] if shadow else []),
+            *(f"note: {note}" for note in found.notes),
+            f"wrote {shown_path(path)}",
+        ],
     )
+
+
+def _joules(result: Outcome) -> dict[str, float]:
+    return {"device": float(result.device_energy_j[0]), "edge": float(result.edge_energy_j[0])}
 
 
 def _bars(timeline: tuple[tuple[str, float], ...], width: int = 40) -> list[list[str]]:

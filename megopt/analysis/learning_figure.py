@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from megopt.analysis.training import TrainedRun, TrainingPlan
+    from megopt.analysis.training import TrainedRun
+    from megopt.analysis.training_plan import TrainingPlan
 
 
 def save_learning_figure(plan: TrainingPlan, run: TrainedRun, bound: float, path: Path) -> list[Path]:

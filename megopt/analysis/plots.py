@@ -12,6 +12,7 @@ import numpy as np
 from megopt.analysis.records import LABELS
 from megopt.arrays import FloatArray
 from megopt.files import write_atomically
+from megopt.tables.schema import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,17 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 """Okabe-Ito palette; lines also differ in dash and marker, so that figures read in grey."""
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (4, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+KNEE: dict[str, Any] = {"marker": "*", "ms": 13, "mfc": "white", "mec": "black", "mew": 1.2, "linestyle": ""}
+"""How a knee is marked: its white face stands out from every colour and colour map."""
+METRIC_NAMES = {
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "psnr_db": "PSNR",
+    "lpips": "LPIPS",
+    "fid": "FID",
+    "clip": "CLIP score",
+}
+"""Names of quality metrics on axes; of others the first letter is a capital."""
 RC = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -86,10 +98,17 @@ def plot_tradeoff(curve: pd.DataFrame, x: str, y: str = "latency_s", ax: Axes | 
     return ax
 
 
-def mean_label(column: str) -> str:
-    """Return the axis label of the mean of a record column over requests."""
-    name, _, unit = LABELS[column].partition(" [")
+def mean_label(column: str, metric: str = "") -> str:
+    """Return the axis label of the mean of a record column over requests; of the column quality under `metric`."""
+    label = metric_label(metric) if column == "quality" and metric else LABELS[column]
+    name, _, unit = label.partition(" [")
     return f"{name}, mean per request" + (f" [{unit}" if unit else "")
+
+
+def metric_label(metric: str) -> str:
+    """Return the axis label of a quality metric, with its unit."""
+    name, unit = METRIC_NAMES.get(metric, metric.capitalize().replace("_", " ")), METRICS[metric].unit
+    return name + (f" [{unit}]" if unit != "1" else "")
 
 
 def _plot_swept(ax: Axes, name: str, points: pd.DataFrame, columns: tuple[str, str], i: int, num_swept: int) -> None:
@@ -180,17 +199,31 @@ def stamp(ax: Axes, note: str) -> None:
     figure.text(0.995, 0.995, note, ha="right", va="top", fontsize=7, color="0.35")
 
 
-def save_figure(ax: Axes, path: Path) -> list[Path]:
-    """Save the figure of `ax` as vector PDF and as PNG, atomically; `path` has no suffix. Returns the files."""
+def note_below(ax: Axes, note: str) -> None:
+    """Write a note into the lower right corner, below all panels."""
     figure = ax.get_figure(root=True)
     assert figure is not None
-    saved = []
-    for suffix in (".pdf", ".png"):
-        metadata = {"CreationDate": None} if suffix == ".pdf" else {}  # the same data give the same bytes
-        saved.append(
-            write_atomically(path.with_suffix(suffix), lambda target, m=metadata: figure.savefig(target, metadata=m))  # type: ignore[misc]
-        )
-    return saved
+    figure.get_layout_engine().set(rect=(0, 0.07, 1, 0.93))  # type: ignore[union-attr,call-arg]
+    figure.text(0.995, 0.012, note, ha="right", va="bottom", fontsize=8, color="0.35")
+
+
+def save_figure(ax: Axes, path: Path, dpi: float | None = None) -> list[Path]:
+    """Save the figure of `ax` as vector PDF and as PNG, atomically; `path` has no suffix. Returns the files.
+
+    Args:
+        ax: any axes of the figure.
+        path: where to, without a suffix.
+        dpi: dots per inch of the PNG; that of `RC` if None.
+    """
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    # Without a creation date, the same data give the same bytes.
+    png: dict[str, Any] = {} if dpi is None else {"dpi": dpi}
+    options: dict[str, dict[str, Any]] = {".pdf": {"metadata": {"CreationDate": None}}, ".png": png}
+    return [
+        write_atomically(path.with_suffix(suffix), lambda target, kw=kw: figure.savefig(target, **kw))  # type: ignore[misc]
+        for suffix, kw in options.items()
+    ]
 
 
 def profile_note(profile: Profile, records: pd.DataFrame) -> str:

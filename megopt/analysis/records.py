@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,14 @@ def write_records(records: pd.DataFrame, path: Path) -> Path:
         )
         raise ProblemError(message)
     return write_atomically(path, lambda target: records.to_parquet(target, index=False))
+
+
+def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Write each table as NAME.csv into `folder`, atomically. Returns the files."""
+    return [
+        write_atomically(folder / f"{name}.csv", lambda path, table=table: table.to_csv(path, index=False))  # type: ignore[misc]
+        for name, table in tables.items()
+    ]
 
 
 def read_records(path: Path) -> pd.DataFrame:

@@ -15,13 +15,12 @@ from megopt.analysis.tradeoff import PolicyFactory, reads_limits
 from megopt.arrays import FloatArray, IntArray
 from megopt.errors import NotOfferedError
 from megopt.policies.base import Observation
-from megopt.problem import Problem, evaluate
+from megopt.problem import Problem, costs, evaluate, objective
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers import average_surface
-from megopt.solvers.average_surface import AverageSurface
+from megopt.solvers.average_surface import AverageSurface, means_on
 from megopt.solvers.brute_force import NOWHERE
 from megopt.system.link import LinkState
-from megopt.tables.schema import METRIC_SENSES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +43,8 @@ class Surface:
         knee: the knee among the points of `means`; None where the surface is flat.
         hypervolume: proved least and greatest share of the box between `means.ideal` and `REFERENCE` that is dominated.
         baselines: means of the policies that take no limits, as in `means.points`, by name.
+        fresh_distance: largest distance of a point's means and those of its prices on fading that was not solved for,
+            as a share of the range of each objective [1]; NaN where there was none.
         notes: what was left out and why.
     """
 
@@ -53,6 +54,7 @@ class Surface:
     knee: Knee | None
     hypervolume: tuple[float, float]
     baselines: Mapping[str, FloatArray]
+    fresh_distance: float
     notes: tuple[str, ...]
 
     def reported(self, points: FloatArray) -> FloatArray:
@@ -62,9 +64,8 @@ class Surface:
     @property
     def senses(self) -> FloatArray:
         """1 for an objective that is minimised as reported, -1 for one that is maximised, shape (num_objectives,)."""
-        return np.array(
-            [-METRIC_SENSES[self.means.metric] if name == "quality" else 1.0 for name in self.means.quantities]
-        )
+        problem = average_surface.problem_of(self.means.quantities, self.means.metric)
+        return np.array([problem.sense_of(name) for name in self.means.quantities], dtype=np.float64)
 
     def uses(self, point: int) -> IntArray:
         """Return how many states choose each row at a point of `means`, shape (num_rows,)."""
@@ -97,6 +98,7 @@ def surface(
     metric: str,
     policies: Mapping[str, PolicyFactory],
     tolerance: float = 1e-3,
+    fresh: LinkState | None = None,
 ) -> Surface:
     """Return the Pareto sets of `quantities` over the states of `link`, and where policies without limits lie.
 
@@ -107,6 +109,7 @@ def surface(
         metric: what the word quality stands for.
         policies: factories by name; those that read limits are passed over.
         tolerance: distance of bound and surface at which to stop, as a share of the ranges [1].
+        fresh: states of their own, to score the points on; None for none.
 
     Raises:
         ProblemError: if the objectives are no such list, or a quantity was not measured.
@@ -130,8 +133,14 @@ def surface(
         knee=find_knee(means.points) if len(means.points) else None,
         hypervolume=(volumes[0] / REFERENCE ** len(quantities), volumes[1] / REFERENCE ** len(quantities)),
         baselines=baselines,
+        fresh_distance=_distance(means, means.points[:0] if fresh is None else means_on(means, table, fresh)),
         notes=tuple(notes),
     )
+
+
+def _distance(means: AverageSurface, others: FloatArray) -> float:
+    """Return the largest distance of the points and `others`, in ranges; NaN where there are none."""
+    return float(np.max(np.abs(others - means.points) / means.span)) if others.size else float("nan")
 
 
 def _seen(link: LinkState) -> Observation:
@@ -142,7 +151,6 @@ def _means(table: ActionTable, link: LinkState, problem: Problem, rows: IntArray
     """Return the means of the objectives over the states that are no outage, shape (num_objectives,)."""
     result = evaluate(table, rows, link, problem.metric)
     names = (problem.objective, *(limit.quantity for limit in problem.limits))
-    sense = -METRIC_SENSES.get(problem.metric, 1)
-    values = np.stack([result.quantity(name) * (sense if name == "quality" else 1) for name in names], axis=-1)
+    values = np.column_stack([objective(result, problem), costs(result, problem)])
     is_served = np.isfinite(values[:, 0])
     return np.asarray(np.mean(values[is_served], axis=0)) if np.any(is_served) else np.full(len(names), np.nan)

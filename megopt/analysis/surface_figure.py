@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,6 @@ from megopt.analysis.surface import Surface
 from megopt.arrays import FloatArray
 from megopt.solvers.average_surface import AverageSurface
 from megopt.tables.profile import Profile
-from megopt.tables.schema import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,10 +24,9 @@ NUM_CELLS = 400
 """Cells of the map along each axis."""
 NUM_LEVELS = 10
 """Levels of the map, about."""
-MAX_TILES = 3000
-"""Small triangles in space, about."""
+NUM_CELLS_IN_SPACE = 70
+"""Cells of the surface in space along each axis."""
 COLOR_MAP = "viridis"
-KNEE: dict[str, Any] = {"marker": "*", "ms": 13, "mfc": "#F0E442", "mec": "black", "linestyle": "", "label": "knee"}
 
 
 def save_surface_figure(found: Surface, profile: Profile, path: Path) -> list[Path]:
@@ -53,46 +53,84 @@ def save_surface_figure(found: Surface, profile: Profile, path: Path) -> list[Pa
 
 
 def plot_surface(found: Surface, ax: Any) -> Any:
-    """Draw the triangles of the surface into three-dimensional axes, coloured by the third objective."""
-    from matplotlib import colormaps
-    from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
+    """Draw the best third objective above limits on the means of the first two, with all points that were found.
 
-    points = found.reported(found.means.points)
-    corners = points[found.means.triangles]
-    tiles = _tiles(corners)
-    colors = colormaps[COLOR_MAP](_color_scale(found)(tiles[:, :, 2].mean(axis=1)))
-    ax.add_collection3d(Poly3DCollection(tiles, facecolors=colors, edgecolors=colors, linewidths=0.2))
-    ax.add_collection3d(Line3DCollection(points[found.means.edges], colors="0.2", linewidths=0.5, alpha=0.6))
-    ax.plot(*points.T, "o", ms=2.4, color="black", mec="none")
+    The surface goes on where a looser limit gains nothing; objectives of a wide range are drawn by their logarithms.
+    """
+    from matplotlib import colormaps
+    from mpl_toolkits.mplot3d.art3d import Line3DCollection
+
+    axes = [_Axis.of(_grid(found, number, NUM_CELLS_IN_SPACE)) for number in (0, 1)]
+    levels, scale = _levels(found), _color_scale(found)
+    third, missing = _third(found.means, *np.meshgrid(axes[0].values, axes[1].values))
+    height = np.where(missing > 1e-6, np.nan, np.clip(third * found.senses[2], levels[0], levels[-1]))
+    at = np.meshgrid(axes[0].drawn(axes[0].values), axes[1].drawn(axes[1].values))
+    style: dict[str, Any] = {"rstride": 1, "cstride": 1, "linewidth": 0, "antialiased": False, "shade": False}
+    ax.plot_surface(*at, height, facecolors=colormaps[COLOR_MAP](scale(height)), **style)
+
+    def drawn(points: FloatArray) -> FloatArray:
+        first, second, last = np.moveaxis(found.reported(points), -1, 0)
+        return np.stack([axes[0].drawn(first), axes[1].drawn(second), last], axis=-1)
+
+    between = np.linspace(0.0, 1.0, 12)[:, None, None]
+    ends = found.means.points[found.means.edges]
+    lines = drawn(np.moveaxis((1.0 - between) * ends[:, 0] + between * ends[:, 1], 0, 1))
+    ax.add_collection3d(Line3DCollection(lines, colors="0.1", linewidths=0.6, zorder=5))
+    ax.plot(*drawn(found.means.points).T, "o", ms=2.4, color="black", mec="none", zorder=6)
     if found.knee is not None:
-        ax.plot(*points[found.knee.index, :, None], **KNEE, zorder=10)
-    for number, (axis, name) in enumerate(zip("xyz", found.means.quantities, strict=True)):
-        getattr(ax, f"set_{axis}lim")(*_padded(points[:, number]))
-        getattr(ax, f"set_{axis}label")(_label(found, name), fontsize=8, labelpad=-2)
-        ax.tick_params(axis=axis, labelsize=7, pad=-2)
-        getattr(ax, f"{axis}axis").set_pane_color((1.0, 1.0, 1.0, 0.0))
-        getattr(ax, f"{axis}axis").set_major_locator(_few_ticks())
-    ax.view_init(elev=24, azim=-128)
-    ax.set_box_aspect((1, 1, 0.85), zoom=0.82)
+        ax.plot(*drawn(found.means.points[[found.knee.index]]).T, **plots.KNEE, zorder=10)
+    _dress(found, axes, ax)
     return ax
 
 
-def _tiles(corners: FloatArray) -> FloatArray:
-    """Return triangles (num_triangles, 3, 3) cut into equal smaller ones, so that colours change smoothly."""
-    num = int(np.clip(np.ceil(np.sqrt(MAX_TILES / max(len(corners), 1))), 1, 24))
-    step = [(i, j) for i in range(num) for j in range(num - i)]
-    up = [((i, j), (i + 1, j), (i, j + 1)) for i, j in step]
-    down = [((i + 1, j), (i + 1, j + 1), (i, j + 1)) for i, j in step if i + j < num - 1]
-    second, third = np.moveaxis(np.array(up + down) / num, -1, 0)  # (num_tiles, 3) each
-    shares = np.stack([1.0 - second - third, second, third], axis=-1)  # (num_tiles, 3, 3)
-    return np.asarray(np.einsum("tck,nkx->ntcx", shares, corners).reshape(-1, 3, 3))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Axis:
+    """Values along one axis in space, and whether their logarithms are drawn."""
+
+    values: FloatArray
+    is_log: bool
+
+    @classmethod
+    def of(cls, values: FloatArray) -> _Axis:
+        return cls(values=values, is_log=bool(values[0] > 0.0 and values[-1] / values[0] > 5.0))
+
+    def drawn(self, values: FloatArray) -> FloatArray:
+        """Return where values stand on the axis."""
+        return np.log10(values) if self.is_log else values
+
+    def ticks(self) -> FloatArray:
+        """Return a few round values inside the axis."""
+        from matplotlib.ticker import LogLocator, MaxNLocator
+
+        low, high = float(self.values[0]), float(self.values[-1])
+        logarithmic = [LogLocator(subs=subs) for subs in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0))]
+        for locator in logarithmic if self.is_log else [MaxNLocator(4)]:
+            found = np.asarray(locator.tick_values(low, high))
+            found = found[(found >= low) & (found <= high)]
+            if len(found) > 2:
+                break
+        return found
+
+
+def _dress(found: Surface, axes: Sequence[_Axis], ax: Any) -> None:
+    """Give the axes in space their limits, ticks, labels and view."""
+    for name, axis in zip("xy", axes, strict=True):
+        getattr(ax, f"set_{name}lim")(*axis.drawn(axis.values[[0, -1]]))
+        getattr(ax, f"set_{name}ticks")(axis.drawn(axis.ticks()), labels=[f"{value:g}" for value in axis.ticks()])
+    ax.zaxis.set_major_locator(_few_ticks())
+    for number, name in enumerate("xyz"):
+        getattr(ax, f"set_{name}label")(_label(found, found.means.quantities[number]), fontsize=8, labelpad=-2)
+        ax.tick_params(axis=name, labelsize=7, pad=-2)
+        getattr(ax, f"{name}axis").set_pane_color((1.0, 1.0, 1.0, 0.0))
+    ax.view_init(elev=26, azim=-122)
+    ax.set_box_aspect((1, 1, 0.85), zoom=0.82)
 
 
 def plot_map(found: Surface, ax: Axes | None = None) -> Axes:
     """Draw the best third objective over limits on the means of the first two; white where no choice keeps them."""
     ax = plots.new_panels()[0] if ax is None else ax
     scale, levels = _color_scale(found), _levels(found)
-    horizontal, vertical = (_grid(found, number) for number in (0, 1))
+    horizontal, vertical = (_grid(found, number, NUM_CELLS) for number in (0, 1))
     third, missing = _third(found.means, *np.meshgrid(horizontal, vertical))
     best = np.clip(third * found.senses[2], levels[0], levels[-1])
     filled = ax.contourf(horizontal, vertical, best, levels=levels, cmap=COLOR_MAP, norm=scale)
@@ -102,7 +140,7 @@ def plot_map(found: Surface, ax: Axes | None = None) -> Axes:
         ax.contour(horizontal, vertical, missing, levels=[0.0], colors="black", linewidths=0.8)
     _plot_baselines(found, ax, scale)
     if found.knee is not None:
-        ax.plot(*found.reported(found.means.points)[found.knee.index, :2, None], **KNEE, zorder=6)
+        ax.plot(*found.reported(found.means.points)[found.knee.index, :2, None], **plots.KNEE, label="knee", zorder=6)
     for axis, values, number in ((ax.xaxis, horizontal, 0), (ax.yaxis, vertical, 1)):
         plots.scale_axis(axis, values)
         axis.set_label_text("Limit on mean " + _lowered(_label(found, found.means.quantities[number])))
@@ -154,15 +192,15 @@ def _plot_baselines(found: Surface, ax: Axes, scale: Normalize) -> None:
         ax.plot(point[0], point[1], marker, **style, label=name.replace("_", " "), zorder=5)
 
 
-def _grid(found: Surface, number: int) -> FloatArray:
+def _grid(found: Surface, number: int, num_cells: int) -> FloatArray:
     """Return limits on one objective that span surface and policies, shape (num_cells,); log-spaced if wide."""
     points = np.stack([*found.means.points, *found.baselines.values()])[:, number]
     low, high = float(np.nanmin(points)), float(np.nanmax(points))
     if low > 0.0 and high / low > 5.0:
         room = (high / low) ** 0.06
-        return np.geomspace(low / room, high * room, NUM_CELLS)
+        return np.geomspace(low / room, high * room, num_cells)
     room = 0.06 * (high - low) or 1.0
-    return np.linspace(low - room, high + room, NUM_CELLS)
+    return np.linspace(low - room, high + room, num_cells)
 
 
 def _levels(found: Surface) -> FloatArray:
@@ -190,18 +228,9 @@ def _few_ticks() -> Any:
     return MaxNLocator(4)
 
 
-def _padded(values: FloatArray) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    room = 0.02 * (high - low) or 1.0
-    return low - room, high + room
-
-
 def _label(found: Surface, name: str) -> str:
     """Return the label of an objective with its unit."""
-    if name != "quality":
-        return LABELS[name]
-    unit = METRICS[found.means.metric].unit
-    return found.means.metric.removesuffix("_db").upper() + (f" [{unit}]" if unit != "1" else "")
+    return LABELS[name] if name != "quality" else plots.metric_label(found.means.metric)
 
 
 def _lowered(label: str) -> str:

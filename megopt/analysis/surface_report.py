@@ -70,6 +70,7 @@ def facts(found: Surface) -> dict[str, Any]:
         "points": len(means.points),
         "facets": len(means.normals),
         "gap": means.gap,
+        "fresh_distance": found.fresh_distance,
         "prices_tried": means.num_prices,
         "runtime_s": means.runtime_s,
         "hypervolume_at_least": found.hypervolume[0],
@@ -83,11 +84,15 @@ def facts(found: Surface) -> dict[str, Any]:
 
 
 def _facts_table(found: Surface) -> Table:
-    rows = [
-        [name.replace("_", " "), f"{v:.4g}" if isinstance(v, float) else str(v)] for name, v in facts(found).items()
-    ]
+    rows = [[name.replace("_", " "), _fact(v)] for name, v in facts(found).items()]
     title = f"proved; hypervolumes are shares of the box up to {REFERENCE:g} ranges"
     return rich_table(title, ["fact", "value"], rows)
+
+
+def _fact(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if np.isnan(value) else f"{value:.4g}"
 
 
 def _rows_table(found: Surface) -> Table:

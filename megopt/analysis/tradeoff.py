@@ -16,7 +16,8 @@ from megopt.problem import Problem, affine_cost
 from megopt.ranges import require_whole, require_within
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers import average_limits_sweep, exhaustive, exhaustive_sweep
-from megopt.solvers.average_limits_sweep import LongRunCurve
+from megopt.solvers.average_limits_curve import LongRunCurve
+from megopt.solvers.average_limits_sampling import curve_excesses
 from megopt.solvers.solution import Solution, Status
 from megopt.system.link import LinkState
 from megopt.system.outcome import COST_QUANTITIES
@@ -83,6 +84,8 @@ class Tradeoff:
         notes: what was left out and why.
         long_run: the optimum where the swept limit holds for the mean alone, with its certified bound; None where it
             was not asked for.
+        fresh_excesses: largest mean above its limit, relative to it, where the long-run optimum meets fading that it
+            was not solved for, shape (num_limits,); NaN where it is infeasible or was not asked for.
     """
 
     records: pd.DataFrame
@@ -91,6 +94,7 @@ class Tradeoff:
     limits: FloatArray
     problems: Sequence[Problem]
     notes: Sequence[str]
+    fresh_excesses: FloatArray
     long_run: LongRunCurve | None = None
 
     @property
@@ -111,8 +115,7 @@ def tradeoff(
     sweep: Sweep,
     policies: Mapping[str, PolicyFactory],
     num_traces: int = 1,
-    *,
-    with_long_run: bool = False,
+    fresh: LinkState | None = None,
 ) -> Tradeoff:
     """Return records, curve and solutions of a limit sweep.
 
@@ -124,7 +127,8 @@ def tradeoff(
         sweep: the swept limit.
         policies: factories by name. A policy that ignores the limit is rolled out once.
         num_traces: independent traces in `link`; intervals are over their means.
-        with_long_run: whether to solve the sweep with all limits on means as well.
+        fresh: fading of its own, to solve the sweep with all limits on means as well and to score the answers on;
+            None for neither.
 
     Raises:
         ConfigError: if `problem` limits the swept quantity as well.
@@ -148,6 +152,10 @@ def tradeoff(
         raise NotOfferedError(message)
     records = pd.concat(parts, ignore_index=True)
     records["trace"] = records["request"] // (len(link.snr) // num_traces)
+    long_run = None if fresh is None else average_limits_sweep.sweep(table, link, problem, sweep.quantity, limits)
+    excesses = np.full(len(limits), np.nan)
+    if fresh is not None and long_run is not None:
+        excesses = curve_excesses(table, fresh, problem, long_run)
     return Tradeoff(
         records=records,
         curve=summarise(records),
@@ -155,7 +163,8 @@ def tradeoff(
         limits=limits,
         problems=problems,
         notes=notes,
-        long_run=average_limits_sweep.sweep(table, link, problem, sweep.quantity, limits) if with_long_run else None,
+        fresh_excesses=excesses,
+        long_run=long_run,
     )
 
 

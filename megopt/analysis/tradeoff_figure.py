@@ -10,9 +10,8 @@ import numpy as np
 from megopt.analysis import plots
 from megopt.analysis.tradeoff import Sweep, Tradeoff
 from megopt.analysis.tradeoff_knee import LONG_RUN, curve_knees
-from megopt.solvers.average_limits_sweep import LongRunCurve
+from megopt.solvers.average_limits_curve import LongRunCurve
 from megopt.tables.profile import Profile
-from megopt.tables.schema import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,9 +36,8 @@ def save_tradeoff_figure(found: Tradeoff, profile: Profile, sweep: Sweep, path: 
             plot_long_run(found.long_run, panels[0])
         for knee in curve_knees(found, sweep)[:1]:
             label = f"knee of {knee.policy.replace('_', ' ')}"
-            panels[0].plot(knee.limited, knee.objective, "*", ms=13, mfc="#F0E442", mec="black", zorder=5, label=label)
-        if objective == "quality":
-            panels[0].set_ylabel(f"{found.metric}, mean per request [{METRICS[found.metric].unit}]".replace(" [1]", ""))
+            panels[0].plot(knee.limited, knee.objective, **plots.KNEE, zorder=5, label=label)
+        panels[0].set_ylabel(plots.mean_label(objective, found.metric))
         if timed:
             plots.plot_time_parts(found.records, timed, panels[1])
         plots.legend_below(panels[0])

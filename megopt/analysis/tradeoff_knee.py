@@ -8,7 +8,7 @@ import numpy as np
 
 from megopt.analysis.knee import find_knee
 from megopt.analysis.tradeoff import Sweep, Tradeoff
-from megopt.solvers.average_limits_sweep import LongRunCurve
+from megopt.solvers.average_limits_curve import LongRunCurve
 
 LONG_RUN = "long-run optimum"
 """Name of the curve with limits on means."""

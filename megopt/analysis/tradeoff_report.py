@@ -1,4 +1,4 @@
-"""What `megopt tradeoff` says of its sweep: tables for people, one JSON object for scripts."""
+"""What `megopt tradeoff` says of its sweep: lines for people, one JSON object for scripts."""
 
 from __future__ import annotations
 
@@ -9,144 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megopt.analysis.pareto import hypervolume, is_non_dominated
-from megopt.analysis.report import rich_table
+from megopt.analysis.pareto import is_non_dominated
 from megopt.analysis.tradeoff import Sweep, Tradeoff
-from megopt.analysis.tradeoff_knee import LONG_RUN, CurveKnee, curve_knees
+from megopt.analysis.tradeoff_knee import CurveKnee, curve_knees
+from megopt.analysis.tradeoff_tables import hypervolumes
 from megopt.solvers.solution import Status
 from megopt.tables.profile import Profile
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
-
-ENERGIES = ("energy_j", "edge_energy_j", "device_energy_j")
-MAX_LIMITS_SHOWN = 8
-
-
-def tables(found: Tradeoff, sweep: Sweep) -> list[Table]:
-    """Return the curve, the optimum with its checks, and the hypervolumes as tables."""
-    solved = [solver_table(found, sweep), *long_run_tables(found, sweep)]
-    return [curve_table(found, sweep), *solved, *hypervolume_tables(found)]
-
-
-def curve_table(found: Tradeoff, sweep: Sweep) -> Table:
-    """Return the curve as a table: fixed policies in one row each, swept ones at a few of their limits and the knee."""
-    curve = found.curve
-    knees = {(knee.policy, knee.limit) for knee in curve_knees(found, sweep)}
-    is_knee = np.array([pair in knees for pair in zip(curve["policy"], curve["limit"], strict=True)], dtype=np.bool_)
-    is_shown = curve["limit"].isin(found.limits[_shown(found)]) | ~curve["limit"].isin(found.limits) | is_knee
-    held = [name for name in ENERGIES if curve[name].notna().any()]
-    header = ["policy", f"limit {sweep.quantity}", "knee", "latency_s ± 95 %", "p95 s", *held]
-    shown = zip(curve[is_shown].iterrows(), is_knee[is_shown], strict=True)
-    rows = [_curve_row(point, held, "knee" if is_bent else "") for (_, point), is_bent in shown]
-    num_traces, num_requests = found.records["trace"].nunique(), int(curve["num_requests"].max())
-    title = f"{found.records['profile'].iloc[0]}: means over {num_requests} requests on {num_traces} fading traces"
-    if len(found.limits) > MAX_LIMITS_SHOWN:
-        title += f"; {MAX_LIMITS_SHOWN} of {len(found.limits)} limits, all are in curve.csv"
-    return rich_table(title, [*header, found.metric or "quality", "violations", "outage"], rows)
-
-
-def _curve_row(point: pd.Series, energies: Sequence[str], knee: str) -> list[str]:
-    half = point["latency_ci95_s"]
-    return [
-        str(point["policy"]),
-        "none" if np.isinf(point["limit"]) else f"{point['limit']:.4g}",
-        knee,
-        _number(point["latency_s"], 3) + ("" if np.isnan(half) else f" ± {half:.3f}"),
-        _number(point["latency_p95_s"], 3),
-        *(_number(point[name], 1) for name in energies),
-        _number(point["quality"], 4),
-        _percent(point["violation_rate"]),
-        _percent(point["outage_rate"]),
-    ]
-
-
-def _number(value: float, digits: int) -> str:
-    return "-" if np.isnan(value) else f"{value:.{digits}f}"
-
-
-def _percent(share: float) -> str:
-    """Return a share in percent, with a digit where it is small but not 0."""
-    return f"{share:.0%}" if share == 0 or share > 0.095 else f"{share:.1%}"
-
-
-def _shown(found: Tradeoff) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    """Return the limits that tables show, evenly picked."""
-    return np.unique(np.linspace(0, len(found.limits) - 1, MAX_LIMITS_SHOWN).round().astype(np.int64))
-
-
-def solver_table(found: Tradeoff, sweep: Sweep) -> Table:
-    """Return the optimum over all rows at a few limits: fast path, and the brute force's value as its bound."""
-    rows = [
-        [
-            f"{found.limits[i]:.4g}",
-            str(solution.status),
-            f"{np.mean(solution.is_feasible):.0%}",
-            _number(solution.value, 6),
-            _number(solution.bound, 6),
-            "-" if np.isnan(solution.gap) else f"{solution.gap:.1e}",
-            f"{solution.runtime_s * 1e3:.2f}",
-        ]
-        for i, solution in ((i, found.solutions[i]) for i in _shown(found))
-    ]
-    header = [f"limit {sweep.quantity}", "status", "states served", "mean objective", "brute force", "gap", "ms"]
-    return rich_table("optimum over all schemes: lower envelope, checked by enumeration", header, rows)
-
-
-def long_run_tables(found: Tradeoff, sweep: Sweep) -> list[Table]:
-    """Return the optimum with the limit on the mean alone, its bound and the price of the limit; none if not solved."""
-    if found.long_run is None:
-        return []
-    curve = found.long_run
-    rows = [
-        [
-            f"{curve.limits[i]:.4g}",
-            str(curve.statuses[i]),
-            _number(curve.means[i], 6),
-            _number(curve.bounds[i], 6),
-            f"{curve.prices[i]:.4g}".replace("nan", "-"),
-            _number(curve.costs[i, -1], 4),
-            str(curve.num_prices[i]),
-        ]
-        for i in _shown(found)
-    ]
-    header = [
-        f"limit on mean {sweep.quantity}",
-        "status",
-        "mean objective",
-        "bound",
-        "price",
-        "reached",
-        "prices tried",
-    ]
-    title = (
-        f"{LONG_RUN}: limits hold on average; largest gap {curve.gap:.1e}, between the limits {curve.gap_between:.2g}"
-    )
-    return [rich_table(title, header, rows)]
-
-
-def hypervolume_tables(found: Tradeoff) -> list[Table]:
-    """Return the volume that each swept policy dominates, and its share of the largest; none without swept policies."""
-    reference, volumes = _hypervolumes(found.curve[np.isfinite(found.curve["limit"])])
-    most = max(volumes.values(), default=0.0)
-    if most <= 0.0:
-        return []
-    rows = [[policy, f"{volume:.6g}", f"{volume / most:.1%}"] for policy, volume in volumes.items()]
-    corner = ", ".join(f"{value:.4g}" for value in reference.values())
-    return [rich_table(f"hypervolume below ({corner})", ["policy", "objective x limit", "of the largest"], rows)]
-
-
-def closed_form_tables(facts: dict[str, float]) -> list[Table]:
-    """Return the certificate of the region split's closed form as a table; none where it does not apply."""
-    rows = [[name.replace("_", " "), f"{value:.2e}"] for name, value in facts.items()]
-    title = "closed form of region split, ratio and power continuous"
-    return [rich_table(title, ["fact", "value"], rows)] if facts else []
 
 
 def summary(found: Tradeoff, profile: Profile, sweep: Sweep, nearest: str, files: Sequence[Path]) -> dict[str, Any]:
     """Return the JSON object of the run."""
-    reference, volumes = _hypervolumes(found.curve[np.isfinite(found.curve["limit"])])
+    reference, volumes = hypervolumes(found.curve[np.isfinite(found.curve["limit"])])
     return {
         "profile": profile.name,
         "parameters": {name: parameter.value for name, parameter in profile.provenance.parameters.items()},
@@ -184,33 +60,17 @@ def _long_run(found: Tradeoff) -> dict[str, Any] | None:
     if found.long_run is None:
         return None
     curve = found.long_run
-    points = [
-        {"limit": limit, "status": str(status), "value": value, "bound": bound, "price": price, "spent": spent}
-        for limit, status, value, bound, price, spent in zip(
-            curve.limits, curve.statuses, curve.means, curve.bounds, curve.prices, curve.costs[:, -1], strict=True
-        )
-    ]
-    return {"gap": curve.gap, "gap_between": curve.gap_between, "runtime_s": curve.runtime_s, "points": points}
-
-
-def _hypervolumes(curve: pd.DataFrame) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the reference, the worst of all swept points, and each swept policy's volume below it.
-
-    The axes are objective and limit, both minimised, over the points that keep their limit, so that no policy can beat
-    the optimum over all rows. Volumes compare policies of one run only.
-    """
-    columns = ["objective", "limit"]
-    curve = curve[curve["violation_rate"] == 0]
-    points = curve[columns].to_numpy(dtype=float)
-    finite = points[np.isfinite(points).all(axis=1)]
-    if not len(finite):
-        return {}, {}
-    worst = finite.max(axis=0)
-    volumes = {
-        str(policy): hypervolume(group[columns].to_numpy(dtype=float), worst)
-        for policy, group in curve.groupby("policy", sort=False)
+    columns = {
+        "limit": curve.limits,
+        "status": [str(status) for status in curve.statuses],
+        "value": curve.means,
+        "bound": curve.bounds,
+        "price": curve.prices,
+        "spent": curve.costs[:, -1],
+        "fresh_excess": found.fresh_excesses,
     }
-    return dict(zip(columns, map(float, worst), strict=True)), volumes
+    points = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return {"gap": curve.gap, "gap_between": curve.gap_between, "runtime_s": curve.runtime_s, "points": points}
 
 
 def _front(curve: pd.DataFrame, sweep: Sweep) -> list[dict[Any, Any]]:
@@ -244,12 +104,10 @@ def _knee_line(knee: CurveKnee, sweep: Sweep, metric: str) -> str:
     )
 
 
-def notes(found: Tradeoff) -> list[str]:
+def notes(found: Tradeoff, sweep: Sweep) -> list[str]:
     """Return what the tables do not say: what was left out, and the first limit that not every state can keep."""
-    partly = [solution.message for solution in found.solutions if solution.message]
-    partly = partly if found.status == Status.PARTLY_INFEASIBLE else []
     outages = found.curve.loc[found.curve["outage_rate"] > 0, "policy"].unique()
-    lines = [*found.notes, *partly[:1]]
+    lines = [*found.notes, *_unkept(found, sweep)]
     problem = found.problems[0]
     if problem.objective != "quality" and not any(limit.quantity == "quality" for limit in problem.limits):
         lines.append(f"no limit on quality is set; set problem.limits.quality to bound {problem.metric or 'it'}")
@@ -258,6 +116,17 @@ def notes(found: Tradeoff) -> list[str]:
     return lines
 
 
-def complaints(found: Tradeoff, nearest: str) -> list[str]:
+def _unkept(found: Tradeoff, sweep: Sweep) -> list[str]:
+    """Return what stands in the way at the first swept limit that some state cannot keep, and how many more are so."""
+    said = [i for i, solution in enumerate(found.solutions) if solution.message]
+    if found.status != Status.PARTLY_INFEASIBLE or not said:
+        return []
+    first, more = said[0], f"; {len(said) - 1} more swept limits are out of reach of some state" if said[1:] else ""
+    return [f"at {sweep.quantity} = {found.limits[first]:.4g}: {found.solutions[first].message}{more}"]
+
+
+def complaints(found: Tradeoff, sweep: Sweep, nearest: str) -> list[str]:
     """Return what the user must hear: no limit of the sweep can be kept in any state."""
-    return [f"status infeasible: {nearest}"] if found.status == Status.INFEASIBLE else []
+    if found.status != Status.INFEASIBLE:
+        return []
+    return [f"status infeasible, also at {sweep.quantity} = {found.limits[-1]:.4g}, the loosest swept limit: {nearest}"]

@@ -1,4 +1,4 @@
-"""Train one agent on `megopt/Request-v0`: learning curve with limits, checkpoints, a stop that can be gone on from.
+"""Train one agent on `megopt/Request-v0` or `megopt/Cell-v0`: curve with limits, checkpoints, stops to go on from.
 
 A run is a sequence of chunks of `eval_every` requests; after each the agent is judged on held-out episodes. It stops
 between chunks only, so that a run that was stopped and gone on with equals the unbroken one. Its folder holds
@@ -12,7 +12,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from megopt.analysis.episodes import learning_env
 from megopt.analysis.evaluation import evaluate_agent, limits_of
-from megopt.envs.dynamics import EnvParams
-from megopt.envs.request import RequestVectorEnv
+from megopt.analysis.training_plan import TrainingPlan
+from megopt.envs.cell_parameters import CellParams
 from megopt.errors import ConfigError
 from megopt.files import write_atomically
 from megopt.policies.agent_card import AGENT_FILE, AgentCard
-from megopt.ranges import require_whole
 from megopt.rl import agents
+from megopt.rl.schedules import FadingRate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,77 +39,13 @@ VALIDATION_SEED = 1_000_003
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingPlan:
-    """All that a run depends on.
-
-    Attributes:
-        scenario: name of the setting, for people.
-        params: the environment.
-        algorithm: a name of `megopt.rl.agents.CLASSES`.
-        actions: kind of the agent's actions, see `megopt.envs.actions`.
-        settings: keywords of the algorithm.
-        num_envs: devices side by side [1].
-        num_steps: requests to learn from, over all devices [1].
-        eval_every: requests between two points of the learning curve [1].
-        eval_episodes: held-out episodes behind each point [1].
-        checkpoint_every: points of the curve between two checkpoints [1].
-        seed: of everything that is drawn.
-        device: of the networks.
-        bad_actions: what becomes of rows that may not be taken: "clip" or "raise".
-    """
-
-    scenario: str
-    params: EnvParams
-    algorithm: str
-    actions: str
-    settings: Mapping[str, Any]
-    num_envs: int = 16
-    num_steps: int = 100_000
-    eval_every: int = 4_000
-    eval_episodes: int = 32
-    checkpoint_every: int = 5
-    seed: int = 0
-    device: str = "cpu"
-    bad_actions: str = "clip"
-
-    def __post_init__(self) -> None:
-        agents.class_of(self.algorithm)
-        require_whole("train", 1, num_envs=self.num_envs, num_steps=self.num_steps, eval_every=self.eval_every)
-        require_whole("train", 1, eval_episodes=self.eval_episodes, checkpoint_every=self.checkpoint_every)
-        require_whole("train", 0, seed=self.seed)
-        if not self.params.problem.limits and self.algorithm not in agents.UNLIMITED:
-            message = f"train: scenario {self.scenario} has no limits; algorithm {self.algorithm} needs one; set limits"
-            raise ConfigError(message)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what tells two runs apart, as plain data."""
-        card = AgentCard.of(self.params, self.algorithm, self.actions, self.seed, self.num_steps)
-        names = ("scenario", "num_envs", "num_steps", "eval_every", "eval_episodes", "seed")
-        return {
-            "algorithm": self.algorithm,
-            "actions": self.actions,
-            "settings": json.loads(json.dumps(dict(self.settings), sort_keys=True, default=str)),
-            "profile": card.profile,
-            "objective": card.objective,
-            "quantities": [limit.quantity for limit in self.params.problem.limits],
-            "limits": list(card.limits),
-            "channel": repr(self.params.channel),
-            "link": repr(self.params.link),
-            "num_rows": len(card.rows),
-            "is_pipelined": card.is_pipelined,
-            "episode_length": card.episode_length,
-            **{name: getattr(self, name) for name in names},
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedRun:
     """What a run came to.
 
     Attributes:
         folder: where its files are.
-        curve: one row per point: num_steps, wall_s, and for the sampled and the mean policy reward, costs, excess and
-            violation rate.
+        curve: one row per point: num_steps, num_updates, training_s, and for the sampled and the mean policy reward,
+            costs, excess and violation rate.
         is_finished: whether it has had all its requests.
         training_s: wall time of learning, without the judging [s].
     """
@@ -175,12 +112,11 @@ def _is_begun(plan: TrainingPlan, folder: Path) -> bool:
 
 
 def _new_agent(plan: TrainingPlan) -> Any:
-    from megopt.envs.sb3 import RequestVecEnv
-
-    vector = RequestVectorEnv(plan.num_envs, params=plan.params, actions=plan.actions, bad_actions=plan.bad_actions)
-    limits = [float(bound) for bound in limits_of(plan.params)]
-    env = RequestVecEnv(vector=vector)
-    return agents.new_agent(plan.algorithm, env, limits, plan.seed, plan.settings, plan.device)
+    env, limits = learning_env(plan.params, plan.num_envs, plan.actions, plan.bad_actions)
+    settings = dict(plan.settings)
+    if plan.fade_to < 1.0 and "learning_rate" in settings:
+        settings["learning_rate"] = FadingRate(float(settings["learning_rate"]), plan.num_steps, plan.fade_to)
+    return agents.new_agent(plan.algorithm, env, limits, plan.seed, settings, plan.device)
 
 
 def _chunk(plan: TrainingPlan, agent: Any, rows: list[dict[str, Any]], bar: Any) -> dict[str, Any]:
@@ -190,11 +126,14 @@ def _chunk(plan: TrainingPlan, agent: Any, rows: list[dict[str, Any]], bar: Any)
 
     def advance(scope: dict[str, Any], _: dict[str, Any]) -> bool:
         bar.update(plan.num_envs)
+        if isinstance(agent.learning_rate, FadingRate):
+            agent.learning_rate.num_done = agent.num_timesteps
         return True
 
     agent.learn(goal - before, callback=advance, reset_num_timesteps=False)
     training_s = time.perf_counter() - start + (rows[-1]["training_s"] if rows else 0.0)
-    row = {"num_steps": agent.num_timesteps, "training_s": training_s, **_judged(plan, agent)}
+    row = {"num_steps": agent.num_timesteps, "num_updates": agent._n_updates, "training_s": training_s}
+    row |= _judged(plan, agent)
     for name, value in row.items():
         if name.startswith(("sampled", "mean")):
             agent.logger.record(f"eval/{name}", value)
@@ -267,8 +206,9 @@ def _stop_on_interrupt() -> Iterator[_Stop]:
 def _write_checkpoint(plan: TrainingPlan, agent: Any, folder: Path) -> None:
     """Write the agent to act with, and the state to go on from."""
     agents.save_agent(agent, folder / AGENT_FOLDER / AGENT_FILE)
-    card = AgentCard.of(plan.params, plan.algorithm, plan.actions, plan.seed, agent.num_timesteps)
-    card.write(folder / AGENT_FOLDER)
+    if not isinstance(plan.params, CellParams):  # outside its cell an agent of all devices means nothing
+        card = AgentCard.of(plan.params, plan.algorithm, plan.actions, plan.seed, agent.num_timesteps)
+        card.write(folder / AGENT_FOLDER)
     agents.save_state(agent, folder / STATE_FILE)
 
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megopt.analysis import learning_figure
+from megopt.analysis.episodes import bounded_table, hides_edge_time
 from megopt.analysis.evaluation import limits_of, recorded_fading
 from megopt.analysis.report import Report, rich_table, shown_path
-from megopt.analysis.training import AGENT_FOLDER, CURVE_FILE, VALIDATION_SEED, TrainedRun, TrainingPlan
+from megopt.analysis.training import AGENT_FOLDER, CURVE_FILE, VALIDATION_SEED, TrainedRun
+from megopt.analysis.training_plan import TrainingPlan
 from megopt.solvers import pipelining
 from megopt.solvers.pipelining import PlannedBound
 
@@ -32,6 +34,7 @@ def report_of(plan: TrainingPlan, run: TrainedRun) -> Report:
         lines=[
             f"{plan.algorithm}, seed {plan.seed}: {summary['num_steps']} of {plan.num_steps} requests, {state}",
             f"no policy within the limits gains more than {summary['bound']:.6g} on these episodes",
+            *(f"note: {note}" for note in summary["notes"]),
             *(f"wrote {shown_path(path)}" for path in [run.folder / CURVE_FILE, run.folder / AGENT_FOLDER, *files]),
         ],
     )
@@ -46,13 +49,37 @@ def bound_on(plan: TrainingPlan, num_episodes: int, seed: int) -> PlannedBound:
     """Return what no policy within the limits exceeds on the episodes of `seed`."""
     params = plan.params
     links = recorded_fading(params, num_episodes=num_episodes, seed=seed)
-    offered = params.table.take(np.flatnonzero(params.is_offered))
-    return pipelining.bound(offered, links, params.problem, is_pipelined=params.is_pipelined)
+    rows, hides = bounded_table(params), hides_edge_time(params)
+    return pipelining.bound(rows, links, params.problem, is_pipelined=hides)
 
 
 def reward_bound(bound: PlannedBound) -> float:
     """Return the bound as a largest mean reward; NaN where the limits cannot be kept."""
     return -bound.bound
+
+
+def untrained_notes(plan: TrainingPlan, latest: dict[Any, Any]) -> list[str]:
+    """Return a line where a run has taken no gradient step, which no reward tells."""
+    if not latest or latest["num_updates"] > 0:
+        return []
+    starts = plan.settings.get("learning_starts", 0)
+    return [
+        f"nothing was learned: all {int(latest['num_steps'])} requests were random, up to learning_starts = {starts}; "
+        "raise num_steps"
+    ]
+
+
+def limit_notes(plan: TrainingPlan, bound: PlannedBound) -> list[str]:
+    """Return a line where limits cost nothing: the best policy without them keeps them."""
+    limits = plan.params.problem.limits
+    if not len(limits) or np.isnan(bound.bound):
+        return []
+    worth = bound.prices * np.abs(limits_of(plan.params))
+    slack = [limit.quantity for limit, price in zip(limits, worth, strict=True) if price <= 1e-3 * abs(bound.bound)]
+    if len(slack) == len(limits):
+        names = ", ".join(slack)
+        return [f"no limit binds ({names}): the best policy without them keeps them; lower one by limits.{slack[0]}"]
+    return [f"the limit on {quantity} does not bind beside the others" for quantity in slack]
 
 
 def share_of(reward: float, bound: float) -> float:
@@ -73,6 +100,7 @@ def _summary(
         "bound": best,
         "share_of_bound": share_of(float(latest.get("sampled_reward", np.nan)), best),
         "latest": latest,
+        "notes": [*untrained_notes(plan, latest), *limit_notes(plan, bound)],
         "checkpoint": str(run.folder / AGENT_FOLDER),
         "files": [str(path) for path in [run.folder / CURVE_FILE, *files]],
     }

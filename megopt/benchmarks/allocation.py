@@ -7,16 +7,20 @@ every ten devices.
 
 from __future__ import annotations
 
-import resource
-import time
-from collections.abc import Callable
-
 import numpy as np
 
+from megopt.benchmarks.timing import best_of, peak_memory_mb, with_peak_memory
 from megopt.ranges import require_whole, require_within
 from megopt.solvers.allocation import solve
 from megopt.solvers.allocation_cvxpy import solve_by_cvxpy
-from megopt.solvers.allocation_model import AllocationProblem, AllocationSolution, Objective
+from megopt.solvers.allocation_model import (
+    FEASIBILITY_TOLERANCE,
+    AllocationProblem,
+    AllocationSolution,
+    Objective,
+    score,
+    violation,
+)
 from megopt.units import linear_from_db, watt_from_dbm
 
 _NOISE_W_PER_HZ = watt_from_dbm(-174.0 + 9.0)
@@ -31,7 +35,12 @@ def run(num_devices: int = 1_000, seed: int = 0, repeats: int = 7, deadline_s: f
     - OBJECTIVE_difference: relative distance of the two values; OBJECTIVE_gap: relative distance of the value by prices
       and its certified bound.
     - batch_s_per_cell: time per cell of one call that solves 64 cells at once for the sum of latencies.
-    - peak_memory_mb: largest resident size of the whole process so far [MB].
+    - OBJECTIVE_violation: largest relative excess over a budget, a deadline or a clock range, scored anew.
+    - OBJECTIVE_fresh_broken, OBJECTIVE_fresh_violation_p95, OBJECTIVE_fresh_value_ratio: where the shares stay and
+      every device meets new Rayleigh fading, the share of devices past their deadline, the relative excess over it that
+      95 % of the devices stay within, and the value over what it was; without deadlines the first two are 0.
+    - OBJECTIVE_peak_memory_mb, OBJECTIVE_cvxpy_peak_memory_mb: largest resident size of the process while prices or
+      cvxpy solved; peak_memory_mb: the largest so far, imports included [MB].
 
     Args:
         num_devices: devices in the cell [1].
@@ -45,25 +54,35 @@ def run(num_devices: int = 1_000, seed: int = 0, repeats: int = 7, deadline_s: f
     result: dict[str, float] = {}
     for objective in Objective:
         problem = cell((num_devices,), objective, np.random.default_rng(sequence), deadline_s)
-        result |= {f"{objective}_{key}": value for key, value in _compared(problem, repeats).items()}
+        rng = np.random.default_rng(sequence)
+        faded = cell((num_devices,), objective, rng, deadline_s, np.random.default_rng(seed + 1))
+        found = _compared(problem, faded, repeats)
+        result |= {f"{objective}_{key}": value for key, value in found.items()}
     speedups = [value for key, value in result.items() if key.endswith("speedup")]
     cells = cell((64, num_devices), Objective.SUM_LATENCY, np.random.default_rng(sequence), deadline_s)
-    batch_s, _ = _timed(lambda: solve(cells), repeats)
-    peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+    batch_s = best_of(lambda: solve(cells), repeats, num_warm=1).wall_s
     return {
         "least_speedup": min(speedups),
         **result,
         "batch_s_per_cell": batch_s / 64,
-        "peak_memory_mb": peak_memory_mb,
+        "peak_memory_mb": peak_memory_mb(),
     }
 
 
 def cell(
-    shape: tuple[int, ...], objective: Objective, rng: np.random.Generator, deadline_s: float
+    shape: tuple[int, ...],
+    objective: Objective,
+    rng: np.random.Generator,
+    deadline_s: float,
+    fading: np.random.Generator | None = None,
 ) -> AllocationProblem:
-    """Return random cells of `shape` (..., num_devices); only the energy objective has the deadline."""
+    """Return random cells of `shape` (..., num_devices); only the energy objective has the deadline.
+
+    Cells of equal `rng` differ in nothing but the Rayleigh fading where `fading` is given, which then draws it.
+    """
     path_loss_db = 35.3 + 37.6 * np.log10(rng.uniform(50.0, 300.0, shape))
-    gain = linear_from_db(-path_loss_db) * rng.exponential(size=shape)
+    drawn = rng.exponential(size=shape)
+    gain = linear_from_db(-path_loss_db) * (drawn if fading is None else fading.exponential(size=shape))
     return AllocationProblem(
         bits=rng.uniform(1e5, 4e6, shape),
         gain_to_noise_hz_per_w=gain / _NOISE_W_PER_HZ,
@@ -77,24 +96,31 @@ def cell(
     )
 
 
-def _compared(problem: AllocationProblem, repeats: int) -> dict[str, float]:
-    """Return the keys of `run` for one problem."""
-    prices_s, by_prices = _timed(lambda: solve(problem), repeats)
-    cvxpy_s, by_cvxpy = _timed(lambda: solve_by_cvxpy(problem), repeats)
+def _compared(problem: AllocationProblem, faded: AllocationProblem, repeats: int) -> dict[str, float]:
+    """Return the keys of `run` for one problem, and the same with new fading."""
+    prices, prices_mb = with_peak_memory(lambda: best_of(lambda: solve(problem), repeats, num_warm=1))
+    cvxpy, cvxpy_mb = with_peak_memory(lambda: best_of(lambda: solve_by_cvxpy(problem), repeats, num_warm=1))
+    found = prices.answer
     return {
-        "speedup": cvxpy_s / prices_s,
-        "prices_s": prices_s,
-        "cvxpy_s": cvxpy_s,
-        "difference": abs(float(by_cvxpy.values / by_prices.values) - 1.0),
-        "gap": float(by_prices.gaps),
+        "speedup": cvxpy.wall_s / prices.wall_s,
+        "prices_s": prices.wall_s,
+        "cvxpy_s": cvxpy.wall_s,
+        "difference": abs(float(cvxpy.answer.values / found.values) - 1.0),
+        "gap": float(found.gaps),
+        **_rescored(problem, faded, found),
+        "peak_memory_mb": prices_mb,
+        "cvxpy_peak_memory_mb": cvxpy_mb,
     }
 
 
-def _timed(work: Callable[[], AllocationSolution], repeats: int) -> tuple[float, AllocationSolution]:
-    """Return the shortest wall time over `repeats` [s] and the answer; a first run is not counted."""
-    answer, least = work(), np.inf
-    for _ in range(repeats):
-        start = time.perf_counter()
-        answer = work()
-        least = min(least, time.perf_counter() - start)
-    return least, answer
+def _rescored(problem: AllocationProblem, faded: AllocationProblem, found: AllocationSolution) -> dict[str, float]:
+    """Return violation and value of the shares, scored anew on the channel of the solve and on one with new fading."""
+    shares = (found.bandwidth_hz, found.transmit_power_w, found.clock_hz)
+    fresh = score(faded, *shares)
+    late = np.maximum(fresh.latency_s / faded.deadline_s - 1.0, 0.0)
+    return {
+        "violation": float(violation(problem, *shares)),
+        "fresh_broken": float(np.mean(late > FEASIBILITY_TOLERANCE)),
+        "fresh_violation_p95": float(np.quantile(late, 0.95)),
+        "fresh_value_ratio": float(fresh.values / found.values),
+    }

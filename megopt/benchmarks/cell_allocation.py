@@ -7,18 +7,19 @@ device energy, objective "latency" a floor on quality and a limit on device ener
 
 from __future__ import annotations
 
-import resource
-import time
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
+from megopt.benchmarks.exhaustive import made_table
+from megopt.benchmarks.timing import best_of, peak_memory_mb, with_peak_memory
 from megopt.problem import Limit, Problem
 from megopt.ranges import require_whole, require_whole_list
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers import cell
 from megopt.solvers.cell_exact import solve_exactly
-from megopt.solvers.cell_model import CellProblem, CellSolution, score
+from megopt.solvers.cell_model import FEASIBILITY_TOLERANCE, CellProblem, CellSolution, score
 from megopt.solvers.cell_pairs import Pairs
 from megopt.solvers.solution import Status
 from megopt.system.link import Link, LinkState
@@ -32,7 +33,7 @@ _EXPONENT_DB = 37.6
 
 
 def run(
-    num_devices: list[int] | tuple[int, ...] = (1_000, 10_000),
+    num_devices: Sequence[int] = (1_000, 10_000),
     num_rows: int = 500,
     num_exact_devices: int = 12,
     num_exact_rows: int = 60,
@@ -49,11 +50,14 @@ def run(
     - OBJECTIVE_s_N: one whole call with N devices, best of `repeats`; OBJECTIVE_cpu_s_N: time of the processor.
     - OBJECTIVE_gap_N: relative distance of value and certified bound. OBJECTIVE_violation_N: largest relative excess
       over a limit or budget, by `problem.evaluate`.
-    - OBJECTIVE_fresh_broken_N: share of the devices that break a limit where rows and shares stay and fading is new.
+    - OBJECTIVE_fresh_broken_N, OBJECTIVE_fresh_violation_p95_N: where rows and shares stay and every device meets new
+      Rayleigh fading, the share of devices that break a limit, and the relative excess that 95 % of them stay within.
     - OBJECTIVE_num_rows: rows that no other row beats; OBJECTIVE_num_prices_N: pairs of prices that were tried.
     - OBJECTIVE_exact_gap: largest gap that HiGHS and the cuts leave; OBJECTIVE_exact_s, OBJECTIVE_prices_s: mean times
       on the small cells; OBJECTIVE_dual_distance: largest distance of the dual's bound to the exact optimum there.
-    - peak_memory_mb: largest resident size of the whole process so far [MB].
+    - OBJECTIVE_num_exact: small cells whose limits can be kept.
+    - OBJECTIVE_peak_memory_mb_N, OBJECTIVE_exact_peak_memory_mb: largest resident size of the process while these were
+      solved; peak_memory_mb: the largest so far, imports included [MB].
 
     Args:
         num_devices: devices of the large cells, one measurement each, growing [1].
@@ -71,25 +75,33 @@ def run(
     sequence = np.random.SeedSequence(seed)
     result: dict[str, float] = {}
     for objective in OBJECTIVES:
-        large = [random_cell(size, num_rows, objective, np.random.default_rng(sequence)) for size in sizes]
+        large, faded = (
+            [random_cell(size, num_rows, objective, np.random.default_rng(sequence), fading) for size in sizes]
+            for fading in (None, np.random.default_rng(seed + 2))
+        )
         small = [
             random_cell(num_exact_devices, num_exact_rows, objective, np.random.default_rng(child))
             for child in np.random.SeedSequence(seed + 1).spawn(num_exact_cells)
         ]
-        found = {**_at_scale(large, repeats, np.random.default_rng(seed)), **_beside_exact(small)}
+        found = {**_at_scale(large, faded, repeats), **_beside_exact(small)}
         result |= {f"{objective}_{key}": value for key, value in found.items()}
-    peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
     return {
         "largest_gap": max(result[f"{name}_gap_{size}"] for name in OBJECTIVES for size in sizes),
         "growth": max(result.pop(f"{name}_growth") for name in OBJECTIVES),
         "exact_difference": max(result[f"{name}_exact_difference"] for name in OBJECTIVES),
         **result,
-        "peak_memory_mb": peak_memory_mb,
+        "peak_memory_mb": peak_memory_mb(),
     }
 
 
-def random_cell(num_devices: int, num_rows: int, objective: str, rng: np.random.Generator) -> CellProblem:
-    """Return a random cell for "quality" or "latency", which can be kept."""
+def random_cell(
+    num_devices: int,
+    num_rows: int,
+    objective: str,
+    rng: np.random.Generator,
+    fading: np.random.Generator | None = None,
+) -> CellProblem:
+    """Return a random cell for "quality" or "latency", which can be kept; `fading` as in `random_link`."""
     table, limit = random_table(num_rows, rng), {"device_energy_j": rng.uniform(8.0, 16.0, num_devices)}
     if objective == "quality":
         limit["latency_s"] = rng.uniform(2.0, 4.0, num_devices)
@@ -99,7 +111,7 @@ def random_cell(num_devices: int, num_rows: int, objective: str, rng: np.random.
     limits = tuple(Limit(quantity=name, bound=float(np.mean(bounds))) for name, bounds in limit.items())
     return CellProblem(
         tables=table,
-        link=random_link(num_devices, rng),
+        link=random_link(num_devices, rng, fading),
         bandwidth_hz=_HERTZ_PER_DEVICE * num_devices,
         problem=Problem(objective="quality" if objective == "quality" else "latency_s", metric="ssim", limits=limits),
         bounds=np.stack(list(limit.values()), axis=1),
@@ -120,58 +132,56 @@ def random_table(num_rows: int, rng: np.random.Generator) -> ActionTable:
         edge_energy_j=300.0 * (0.1 + 2.0 * spent[:, 0]),
         device_energy_j=5.0 * device_s,
     )
-    return ActionTable(
-        scheme=np.full(num_rows, "random"),
-        label=np.arange(num_rows).astype(str),
-        knobs=(),
-        settings=np.zeros((num_rows, 0)),
-        work=work,
-        metrics=("ssim",),
-        quality=(0.3 + 0.6 * np.sqrt(effort) + 0.05 * rng.random(num_rows))[:, np.newaxis],
-        kind=np.full(num_rows, "modelled"),
-        profile="random",
-    )
+    return made_table(work, 0.3 + 0.6 * np.sqrt(effort) + 0.05 * rng.random(num_rows))
 
 
-def random_link(num_devices: int, rng: np.random.Generator) -> LinkState:
-    """Return the devices' links: SNR on an even spread, path loss and Rayleigh fading."""
+def random_link(num_devices: int, rng: np.random.Generator, fading: np.random.Generator | None = None) -> LinkState:
+    """Return the devices' links: SNR on an even spread, path loss and Rayleigh fading.
+
+    Links of equal `rng` differ in nothing but the fading where `fading` is given, which then draws it.
+    """
     loss_db = _EXPONENT_DB * np.log10(rng.uniform(50.0, 300.0, num_devices) / 50.0)
-    snr = linear_from_db(_MEAN_SNR_DB_AT_50_M - loss_db) * rng.exponential(size=num_devices)
+    drawn = rng.exponential(size=num_devices)
+    drawn = drawn if fading is None else fading.exponential(size=num_devices)
+    snr = linear_from_db(_MEAN_SNR_DB_AT_50_M - loss_db) * drawn
     return Link(bandwidth_hz=_HERTZ_PER_DEVICE, device_rx_power_w=1.0, edge_tx_power_w=40.0).state(snr)
 
 
-def _at_scale(cells: list[CellProblem], repeats: int, rng: np.random.Generator) -> dict[str, float]:
-    """Return the keys of `run` for cells of growing size."""
+def _at_scale(cells: list[CellProblem], faded: list[CellProblem], repeats: int) -> dict[str, float]:
+    """Return the keys of `run` for cells of growing size, and the same with new fading."""
     result: dict[str, float] = {"num_rows": float(len(Pairs.of(cells[0]).kinds[0].rows))}
     least: list[float] = []
-    for one in cells:
-        seconds, cpu_s, found = _timed(one, repeats)
+    for one, fresh in zip(cells, faded, strict=True):
+        timed, peak_mb = with_peak_memory(partial(best_of, partial(cell.solve, one), repeats, num_warm=1))
+        found, size = timed.answer, one.num_users
         assert found.status == Status.OPTIMAL, found.message
-        size = one.num_users
-        least.append(cpu_s)
+        least.append(timed.cpu_s)
         result |= {
-            f"s_{size}": seconds,
-            f"cpu_s_{size}": cpu_s,
+            f"s_{size}": timed.wall_s,
+            f"cpu_s_{size}": timed.cpu_s,
             f"gap_{size}": found.gap,
             f"violation_{size}": found.violation,
-            f"fresh_broken_{size}": _fresh_broken(one, found, rng),
+            **{f"{key}_{size}": value for key, value in _fresh(fresh, found).items()},
             f"num_prices_{size}": float(found.num_prices),
+            f"peak_memory_mb_{size}": peak_mb,
         }
     first, last = cells[0].num_users, cells[-1].num_users
     work = last * np.log(last) / (first * np.log(first))
     return result | {"growth": float(least[-1] / least[0] / work)}
 
 
-def _fresh_broken(one: CellProblem, found: CellSolution, rng: np.random.Generator) -> float:
-    """Return the share of devices that break a limit where all stay where they are and meet new Rayleigh fading."""
-    faded = one.link.snr / rng.exponential(size=one.num_users) * rng.exponential(size=one.num_users)
-    fresh = replace(one, link=replace(one.link, snr=faded))
-    return float(np.mean(score(fresh, found.rows, found.bandwidth_hz, found.transmit_power_w).is_broken))
+def _fresh(faded: CellProblem, found: CellSolution) -> dict[str, float]:
+    """Return how far devices exceed their limits where rows and shares stay and all meet new Rayleigh fading."""
+    excess = score(faded, found.rows, found.bandwidth_hz, found.transmit_power_w).excess
+    return {
+        "fresh_broken": float(np.mean(excess > FEASIBILITY_TOLERANCE)),
+        "fresh_violation_p95": float(np.quantile(excess, 0.95)),
+    }
 
 
 def _beside_exact(cells: list[CellProblem]) -> dict[str, float]:
     """Return the keys of `run` for small cells; those that cannot be kept have to be found so by both."""
-    answers = [(cell.solve(one), solve_exactly(one)) for one in cells]
+    answers, peak_mb = with_peak_memory(lambda: [(cell.solve(one), solve_exactly(one)) for one in cells])
     assert all(ours.status == exact.status for ours, exact in answers)
     kept = [(ours, exact) for ours, exact in answers if exact.status == Status.OPTIMAL]
     return {
@@ -181,14 +191,5 @@ def _beside_exact(cells: list[CellProblem]) -> dict[str, float]:
         "exact_s": float(np.mean([exact.runtime_s for _, exact in kept])),
         "prices_s": float(np.mean([ours.runtime_s for ours, _ in kept])),
         "num_exact": float(len(kept)),
+        "exact_peak_memory_mb": peak_mb,
     }
-
-
-def _timed(one: CellProblem, repeats: int) -> tuple[float, float, CellSolution]:
-    """Return the shortest wall and processor times over `repeats` [s] and the answer; a first run is not counted."""
-    found, least = cell.solve(one), np.full(2, np.inf)
-    for _ in range(repeats):
-        start = np.array([time.perf_counter(), time.process_time()])
-        found = cell.solve(one)
-        least = np.minimum(least, np.array([time.perf_counter(), time.process_time()]) - start)
-    return float(least[0]), float(least[1]), found

@@ -7,13 +7,13 @@ latency and energy that about a third of the pairs of state and row break.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 
 import numpy as np
 
 from megopt.arrays import FloatArray
+from megopt.benchmarks.timing import peak_memory_mb
 from megopt.problem import Limit, Problem
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers import exhaustive
@@ -53,8 +53,7 @@ def run(num_states: int = 100_000, num_rows: int = 2_000, seed: int = 0, repeats
     limits = (Limit(quantity="latency_s", bound=2.0), Limit(quantity="energy_j", bound=150.0))
     quality = _compared(table, link, Problem(objective="quality", metric="ssim", limits=limits), repeats)
     affine = _compared(table, link, Problem(objective="latency_s", limits=limits), repeats)
-    peak_memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
-    return quality | {f"affine_{key}": value for key, value in affine.items()} | {"peak_memory_mb": peak_memory_mb}
+    return quality | {f"affine_{key}": value for key, value in affine.items()} | {"peak_memory_mb": peak_memory_mb()}
 
 
 def instance(num_states: int, num_rows: int, rng: np.random.Generator) -> tuple[ActionTable, LinkState]:
@@ -71,17 +70,7 @@ def instance(num_states: int, num_rows: int, rng: np.random.Generator) -> tuple[
         edge_energy_j=60.0 * seconds * rng.uniform(0.5, 2.0, num_rows),
         device_energy_j=5.0 * seconds,
     )
-    table = ActionTable(
-        scheme=np.full(num_rows, "random"),
-        label=np.arange(num_rows).astype(str),
-        knobs=(),
-        settings=np.zeros((num_rows, 0)),
-        work=work,
-        metrics=("ssim",),
-        quality=(0.3 + 0.5 * np.sqrt(effort) + 0.1 * rng.random(num_rows))[:, None],
-        kind=np.full(num_rows, "modelled"),
-        profile="random",
-    )
+    table = made_table(work, 0.3 + 0.5 * np.sqrt(effort) + 0.1 * rng.random(num_rows))
     snr = 10.0 * rng.exponential(size=num_states)
     s_per_bit = 1.0 / (1e6 * np.log2(1.0 + snr))
     link = LinkState(
@@ -94,6 +83,22 @@ def instance(num_states: int, num_rows: int, rng: np.random.Generator) -> tuple[
         edge_tx_power_w=40.0,
     )
     return table, link
+
+
+def made_table(work: Work, ssim: FloatArray) -> ActionTable:
+    """Return the action table of made-up rows with this work and this quality, shape (num_rows,)."""
+    num_rows = len(ssim)
+    return ActionTable(
+        scheme=np.full(num_rows, "random"),
+        label=np.arange(num_rows).astype(str),
+        knobs=(),
+        settings=np.zeros((num_rows, 0)),
+        work=work,
+        metrics=("ssim",),
+        quality=ssim[:, np.newaxis],
+        kind=np.full(num_rows, "modelled"),
+        profile="random",
+    )
 
 
 def _compared(table: ActionTable, link: LinkState, problem: Problem, repeats: int) -> dict[str, float]:

@@ -1,87 +1,136 @@
-"""Speed and certificates of the long-run solvers, beside HiGHS on the same instance.
+"""Speed, certificates and memory of the solvers that share one claim: every answer carries a bound.
 
-The instance is the random one of `megopt.benchmarks.exhaustive`; its limits hold on average over the states, on latency
-and on energy. HiGHS gets the whole linear program, one unknown per pair of state and row. The decision process is the
-same table behind an edge queue with Poisson arrivals. Shares of band, power and clocks are timed by `what=allocation`.
+Long-run limits and an edge queue are measured here; `megopt.benchmarks.cell_allocation` and
+`megopt.benchmarks.allocation` measure rows and shares of a cell. The long-run instance is the random one of
+`megopt.benchmarks.exhaustive`; its limits hold on average over the states, on latency and on energy. HiGHS gets the
+whole linear program, one unknown per pair of state and row. The queue stands before an edge with Poisson arrivals;
+there a payload spans eight fading blocks, as the mean airtime of a single Rayleigh block is infinite.
 """
 
 from __future__ import annotations
 
-import resource
-import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 
+from megopt.benchmarks import allocation, cell_allocation
 from megopt.benchmarks.exhaustive import instance
+from megopt.benchmarks.timing import best_of, peak_memory_mb, with_peak_memory
+from megopt.errors import ConfigError
 from megopt.problem import Limit, Problem, ceilings, evaluate
 from megopt.ranges import require_whole
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers import average_limits, exhaustive, occupancy
 from megopt.solvers.average_limits_lp import solve_by_lp
-from megopt.solvers.average_limits_sampling import held_out
+from megopt.solvers.average_limits_sampling import held_out, sampled_states
 from megopt.solvers.occupancy_levels import edge_queue, poisson_intervals
 from megopt.solvers.occupancy_process import level_process
+from megopt.solvers.occupancy_simulation import simulate
 from megopt.solvers.solution import Status
-from megopt.system.link import LinkState
+from megopt.system.channel import Rayleigh
+from megopt.system.link import Link, LinkState
 
+PARTS = ("average", "lp", "queue", "cell", "allocation")
 _ROOM = 1.3
 """Limits as a multiple of what the fastest rows cost on average: they can be kept, and quality would exceed them."""
+_METHODS = {"lp_highs_s": "highs-ds", "lp_highs_ipm_s": "highs-ipm"}
 _QUEUE_CLASSES, _QUEUE_CAPACITY_S, _QUEUE_INTERVAL_S, _QUEUE_OVERFLOW_S = 4, 12.0, 1.5, 0.02
-_Answer = TypeVar("_Answer")
+_QUEUE_STATES, _QUEUE_BLOCKS = 64_000, 8
+_QUEUE_FADING = Rayleigh(snr_db=10.0)
+_QUEUE_LINK = Link(bandwidth_hz=1e6, device_rx_power_w=1.0, edge_tx_power_w=40.0)
 
 
 def run(
+    parts: Sequence[str] = PARTS,
     num_states: int = 1_000_000,
     num_rows: int = 2_000,
-    num_lp_states: int = 300,
-    num_lp_rows: int = 100,
+    num_lp_states: int = 1_000,
+    num_lp_rows: int = 500,
     num_queue_points: int = 41,
     num_queue_rows: int = 20,
+    num_cell_devices: Sequence[int] = (1_000, 10_000),
+    num_cell_rows: int = 500,
+    num_exact_cells: int = 20,
+    num_allocation_devices: int = 1_000,
     seed: int = 0,
     repeats: int = 3,
 ) -> dict[str, float]:
-    """Return times, gaps and ratios; every value is scored by `problem.evaluate`.
+    """Return times, gaps, ratios, violations and peak memory of each part; each answer is scored anew.
 
-    - average_s: one whole call of `average_limits.solve` on `num_states` x `num_rows`, two limits.
-    - average_gap: relative distance of its value and its certified bound.
-    - speedup_over_highs: lp_highs_s over lp_average_s, same instance of `num_lp_states` x `num_lp_rows`.
+    average: `average_limits.solve` on `num_states` x `num_rows` with two limits.
+    - average_s: one whole call. average_gap: relative distance of its value and its certified bound.
     - average_num_prices: prices that were tried. average_violation: largest relative excess over a limit on the
-      states of the solve; average_fresh_violation: the same where the mixture meets fresh states.
-    - lp_highs_s: the linear program alone, without building it. lp_average_s: the whole call.
-    - lp_difference: relative distance of the two values. lp_gap: certified gap of ours on that instance.
-    - queue_s: the occupancy program of an edge queue; queue_gap: its certified gap; queue_num_pairs: its unknowns.
-    - peak_memory_mb: largest resident size of the whole process so far [MB].
+      states of the solve; average_fresh_violation: the same where the mixture meets fresh states
+      (below 0 where all means have room).
+    lp: the same solver beside HiGHS on one instance of `num_lp_states` x `num_lp_rows`.
+    - speedup_over_highs: the faster of lp_highs_s, by dual simplex, and lp_highs_ipm_s, by interior point, over
+      lp_average_s; speedup_over_highs_simplex: the first of them. Both are the linear program alone, without building
+      it; lp_average_s is our whole call.
+    - lp_difference: largest relative distance of the values. lp_gap: certified gap of ours on that instance.
+    queue: the occupancy program of an edge queue, under limits on mean latency, waiting included, and energy.
+    - queue_s: one whole solve; queue_gap: its certified gap; queue_num_pairs: its unknowns.
+    - queue_simulation_difference: relative distance of the promised objective and that of a simulation on continuous
+      levels and fresh fading; queue_fresh_violation: largest relative excess of its mean costs over a limit
+      (below 0 where all have room), and queue_fresh_error: the standard error of that cost, relative to the limit.
+    cell, allocation: the keys of `what=cell_allocation` and `what=allocation`, with the part's name before them.
+    - PART_peak_memory_mb: largest resident size of the process while the part ran, imports included [MB]; of lp,
+      lp_average_peak_memory_mb is ours and lp_highs_peak_memory_mb that of HiGHS. peak_memory_mb: the largest so far.
 
     Args:
+        parts: which of average, lp, queue, cell and allocation to measure.
         num_states: channel states of the large instance [1].
         num_rows: rows of its action table [1].
         num_lp_states: channel states of the instance that HiGHS solves as well [1].
         num_lp_rows: rows of its action table [1].
         num_queue_points: grid points of the edge's backlog [1].
         num_queue_rows: rows of the decision process [1].
+        num_cell_devices: devices of the cells, growing [1].
+        num_cell_rows: rows of their action table [1].
+        num_exact_cells: small cells that the mixed-integer program solves as well, for each objective [1].
+        num_allocation_devices: devices of the cell whose rows are fixed [1].
         seed: seed of the instances.
         repeats: the best of so many solves counts [1].
+
+    Raises:
+        ConfigError: if a part is unknown, or a number outside its range.
     """
     where = "benchmark solvers"
+    _require_parts(where, parts)
     require_whole(where, 1, num_states=num_states, num_rows=num_rows, repeats=repeats, num_queue_rows=num_queue_rows)
     require_whole(where, 1, num_lp_states=num_lp_states, num_lp_rows=num_lp_rows)
     require_whole(where, 2, num_queue_points=num_queue_points)
     large, small, fresh, queue = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4))
-    table, link = instance(num_states, num_rows, large)
-    _, fresh_link = instance(num_states, 1, fresh)
-    average = _average(table, link, fresh_link, repeats)
-    beside = _beside_highs(*instance(num_lp_states, num_lp_rows, small), repeats)
-    result = {
-        **average,
-        "speedup_over_highs": beside.pop("speedup_over_highs"),
-        **beside,
-        **_queue(*instance(1_000, num_queue_rows, queue), num_queue_points, repeats),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
-    }
-    first = ("average_s", "average_gap", "speedup_over_highs")
-    return {key: result[key] for key in (*first, *(key for key in result if key not in first))}
+    result: dict[str, float] = {}
+    if "average" in parts:
+        table, link = instance(num_states, num_rows, large)
+        result |= _average(table, link, instance(num_states, 1, fresh)[1], repeats)
+    if "lp" in parts:
+        result |= _beside_highs(*instance(num_lp_states, num_lp_rows, small), repeats)
+    if "queue" in parts:
+        result |= _queue(queue, num_queue_points, num_queue_rows, repeats)
+    if "cell" in parts:
+        found = cell_allocation.run(
+            num_cell_devices, num_cell_rows, num_exact_cells=num_exact_cells, seed=seed, repeats=repeats
+        )
+        result |= {f"cell_{key}": value for key, value in found.items()}
+    if "allocation" in parts:
+        found = allocation.run(num_allocation_devices, seed=seed, repeats=repeats)
+        result |= {f"allocation_{key}": value for key, value in found.items()}
+    return _first({**result, "peak_memory_mb": peak_memory_mb()})
+
+
+def _require_parts(where: str, parts: Sequence[str]) -> None:
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts or isinstance(parts, str):
+        message = f"{where}: parts {parts}; expected a list of {', '.join(PARTS)}; change what.parts"
+        raise ConfigError(message)
+
+
+def _first(result: dict[str, float]) -> dict[str, float]:
+    """Return the result with the keys of the headline at its head, where they were measured."""
+    headline = ("average_s", "average_gap", "speedup_over_highs")
+    head = [key for key in headline if key in result]
+    return {key: result[key] for key in (*head, *(key for key in result if key not in head))}
 
 
 def limited(table: ActionTable, link: LinkState) -> Problem:
@@ -95,34 +144,45 @@ def limited(table: ActionTable, link: LinkState) -> Problem:
 
 def _average(table: ActionTable, link: LinkState, fresh_link: LinkState, repeats: int) -> dict[str, float]:
     problem = limited(table, link)
-    seconds, found = _timed(lambda: average_limits.solve(table, link, problem), repeats)
-    most = ceilings(problem)
+    timed, peak_mb = with_peak_memory(lambda: best_of(lambda: average_limits.solve(table, link, problem), repeats))
+    found, most = timed.answer, ceilings(problem)
     assert found.status == Status.OPTIMAL, found.message
     outside = held_out(table, fresh_link, problem, found)
     return {
-        "average_s": seconds,
+        "average_s": timed.wall_s,
         "average_gap": found.gap,
         "average_num_prices": float(found.num_iterations),
         "average_violation": float(np.max(found.costs / most - 1.0)),
         "average_fresh_violation": float(np.max(outside.costs / most - 1.0)),
+        "average_peak_memory_mb": peak_mb,
     }
 
 
 def _beside_highs(table: ActionTable, link: LinkState, repeats: int) -> dict[str, float]:
     problem = limited(table, link)
-    seconds, found = _timed(lambda: average_limits.solve(table, link, problem), repeats)
-    whole = solve_by_lp(table, link, problem)
-    assert found.status == whole.status == Status.OPTIMAL, found.message
+    ours, ours_mb = with_peak_memory(lambda: best_of(lambda: average_limits.solve(table, link, problem), repeats))
+    whole, highs_mb = with_peak_memory(
+        lambda: {key: solve_by_lp(table, link, problem, method=method) for key, method in _METHODS.items()}
+    )
+    found = ours.answer
+    assert found.status == Status.OPTIMAL, found.message
+    assert all(one.status == Status.OPTIMAL for one in whole.values())
     return {
-        "speedup_over_highs": whole.runtime_s / seconds,
-        "lp_highs_s": whole.runtime_s,
-        "lp_average_s": seconds,
-        "lp_difference": abs(found.value - whole.value) / abs(whole.value),
+        "speedup_over_highs": min(one.runtime_s for one in whole.values()) / ours.wall_s,
+        "speedup_over_highs_simplex": whole["lp_highs_s"].runtime_s / ours.wall_s,
+        **{key: one.runtime_s for key, one in whole.items()},
+        "lp_average_s": ours.wall_s,
+        "lp_difference": max(abs(found.value - one.value) / abs(one.value) for one in whole.values()),
         "lp_gap": found.gap,
+        "lp_average_peak_memory_mb": ours_mb,
+        "lp_highs_peak_memory_mb": highs_mb,
     }
 
 
-def _queue(table: ActionTable, link: LinkState, num_points: int, repeats: int) -> dict[str, float]:
+def _queue(rng: np.random.Generator, num_points: int, num_rows: int, repeats: int) -> dict[str, float]:
+    table, _ = instance(1, num_rows, rng)
+    seeds = [int(seed) for seed in rng.integers(2**32, size=2)]
+    link, fresh = (sampled_states(_QUEUE_FADING, _QUEUE_LINK, _QUEUE_STATES, seed, _QUEUE_BLOCKS) for seed in seeds)
     level = edge_queue(
         table,
         interval_s=poisson_intervals(_QUEUE_INTERVAL_S),
@@ -130,19 +190,19 @@ def _queue(table: ActionTable, link: LinkState, num_points: int, repeats: int) -
         num_points=num_points,
         overflow_s=_QUEUE_OVERFLOW_S,
     )
-    problem = Problem(objective="latency_s", limits=limited(table, link).limits[1:])
-    process = level_process(table, link, problem, [level], _QUEUE_CLASSES).process
-    seconds, found = _timed(lambda: occupancy.solve(process), repeats)
+    problem = limited(table, link)
+    model = level_process(table, link, problem, [level], _QUEUE_CLASSES)
+    timed, peak_mb = with_peak_memory(lambda: best_of(lambda: occupancy.solve(model.process), repeats))
+    found, most = timed.answer, model.process.ceilings
     assert found.status == Status.OPTIMAL, found.message
-    return {"queue_s": seconds, "queue_gap": found.gap, "queue_num_pairs": float(process.objective.size)}
-
-
-def _timed(work: Callable[[], _Answer], repeats: int) -> tuple[float, _Answer]:
-    """Return the shortest wall time over `repeats` [s] and the last answer."""
-    answer, least = None, np.inf
-    for _ in range(repeats):
-        start = time.perf_counter()
-        answer = work()
-        least = min(least, time.perf_counter() - start)
-    assert answer is not None
-    return least, answer
+    met = simulate(model, found, fresh, seed=0)
+    excess = met.costs / most - 1.0
+    return {
+        "queue_s": timed.wall_s,
+        "queue_gap": found.gap,
+        "queue_num_pairs": float(model.process.objective.size),
+        "queue_simulation_difference": abs(met.value / found.value - 1.0),
+        "queue_fresh_violation": float(np.max(excess)),
+        "queue_fresh_error": float((met.cost_errors / most)[np.argmax(excess)]),
+        "queue_peak_memory_mb": peak_mb,
+    }

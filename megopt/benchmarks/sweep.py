@@ -15,17 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from megopt.analysis.records import write_records
 from megopt.sweeps.execution import execute
+from megopt.sweeps.figure_curves import save_lines
+from megopt.sweeps.figure_data import means_of
 from megopt.sweeps.grid import axes_of, runs_of
-from megopt.sweeps.launchers import Local, for_workers
+from megopt.sweeps.launchers import Kept, Local
 from megopt.sweeps.query import aggregate_sql, open_results
 from megopt.sweeps.run import Run, RunStatus, function_at
 from megopt.sweeps.store import Store
@@ -46,7 +45,9 @@ def run(num_runs: int = 64, num_workers: int = 2, num_records: int = 1_000_000, 
     - records.write_s: time to write `num_records` records, 25,000 a run (one run's records under many names) [s].
     - records.filter_s, records.aggregate_s: time to count those of one policy at an SNR of the configuration, and to
       average over groups, files opened anew [s].
-    - records.cpu_s: processor time of all three, which other programs on the machine do not lengthen [s].
+    - records.plot_s: time to draw latency and energy over the SNR of all of them, PDF and PNG, imports included [s].
+    - records.total_s: all four together [s].
+    - records.cpu_s: processor time of all four, which other programs on the machine do not lengthen [s].
     - records.peak_mb: largest size of the process that did this [MB].
 
     Args:
@@ -92,23 +93,9 @@ def _overhead(folder: Path, num_runs: int, num_workers: int, seed: int) -> dict[
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Warm:
-    """A launcher whose executor is started already and stays."""
-
-    executor: Executor
-    num_workers: int | None
-    runs_per_task: int = 1
-
-    @contextmanager
-    def start(self) -> Iterator[Executor]:
-        yield self.executor
-
-
 def _own_sweep(folder: Path, num_runs: int, num_workers: int, seed: int) -> tuple[float, float]:
     """Return wall time and the sum of the calls' times of the second sweep on the same processes [s]."""
-    with for_workers(), Local(num_workers=num_workers).start() as executor:
-        launcher = _Warm(executor=executor, num_workers=num_workers)
+    with Kept(Local(num_workers=num_workers)) as launcher:
         for turn in range(2):
             start = time.perf_counter()
             done = execute(_runs(_snrs(num_runs), seed + turn), Store(folder=folder), launcher)
@@ -164,7 +151,7 @@ def _peer_task(config: Any) -> None:
 
 
 def _records(folder: Path, num_records: int, seed: int) -> dict[str, float]:
-    """Return the times of writing, filtering and aggregating, and the peak of the memory."""
+    """Return the times of writing, filtering, aggregating and plotting, and the peak of the memory."""
     num_files = max(1, num_records // _RECORDS_PER_FILE)
     size = min(num_records, _RECORDS_PER_FILE)
     runs = _runs(_snrs(num_files), seed, "num_traces=1", f"num_requests={size}")
@@ -180,12 +167,18 @@ def _records(folder: Path, num_records: int, seed: int) -> dict[str, float]:
     with open_results(folder) as results:
         results.ask(aggregate_sql("", ["policy", "label", "config.channel.snr_db"], ["latency_s", "energy_j"]))
     aggregated = time.perf_counter()
+    with open_results(folder) as results:
+        (means,) = means_of(results, runs[0].sweep)
+        save_lines(means, folder / "lines")
+    plotted = time.perf_counter()
     return {
         "records.num_records": float(num_files * len(records)),
         "records.num_kept": float(kept),
         "records.write_s": written - start,
         "records.filter_s": filtered - written,
         "records.aggregate_s": aggregated - filtered,
+        "records.plot_s": plotted - aggregated,
+        "records.total_s": plotted - start,
         "records.cpu_s": time.process_time() - busy,
         "records.peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
         "records.size_mb": sum(path.stat().st_size for path in folder.rglob("*.parquet")) / 2.0**20,

@@ -1,8 +1,8 @@
 """HIS, ICC 2025: quality against common steps, and what sharing gains over its baselines.
 
-The twelve curves are fitted anew to the published points. Fifty users then draw their prompts from the twenty published
-personal ones, and each way to share gets its best steps, exactly. Reward has no published scale, so what is compared is
-free of scale and offset: which share of the gain of HIS over no sharing a baseline reaches,
+The curves of quality are fitted anew (`megopt.reproductions.hiqm`). Fifty users draw their prompts from the twenty
+published personal ones, and each way to share gets its best steps, exactly. Reward has no published scale, so what is
+compared is free of scale and offset: which share of the gain of HIS over no sharing a baseline reaches,
 
     share(b) = (reward(b) - reward(IIS)) / (reward(HIS) - reward(IIS)).
 
@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megopt.analysis.plots import paper_style
+from megopt.analysis.plots import paper_style, save_figure
+from megopt.analysis.records import write_tables
 from megopt.analysis.report import Report, rich_table, shown_path
 from megopt.arrays import FloatArray, IntArray
-from megopt.files import write_atomically
+from megopt.reproductions.hiqm import fit_table
 from megopt.reproductions.his_figure import draw
-from megopt.schemes.shared_steps_quality import BINS, VARIANTS, fitted_curves, published_curves
+from megopt.schemes.shared_steps_quality import published_curves
 from megopt.solvers.grouping import SharingProblem, best_plan, bound, quality_table, score, solve_exactly
 from megopt.solvers.grouping_presets import (
     DEVICE_CLOCK_RANGE_HZ,
@@ -55,7 +56,7 @@ class HisResult:
     """Published against computed.
 
     Attributes:
-        fits: one row per curve: fitted coefficients L, K, B, D, the kept ones, RMSE and R2.
+        fits: one row per curve, see `hiqm.fit_table`.
         shares: one row per draw and scheme: reward, its share of the gain of HIS, bound of the exact optimum.
         comparison: one row per scheme: published and computed share, standard deviation over the draws.
         is_ordered: whether HIS > PPGFIS > GFIS > IIS, as published, in the mean over the draws.
@@ -99,7 +100,7 @@ def run(output_dir: Path, seed: int = 0) -> Report:
             f"in the mean and in {result.share_ordered:.0%} of draws; "
             f"exact optimum at {shares['exact']:.3f} of the gain of HIS"
         ),
-        tables=[_fit_table(result.fits), _share_table(result.comparison)],
+        tables=[_share_table(result.comparison)],
         lines=[
             f"rate, power and the scale of the reward were not published: {1e-6 / DOWNLINK_S_PER_BIT:g} Mbit/s, "
             f"{EDGE_TX_POWER_W:g} W, and each total over that of no sharing are stated here, so shares need not agree.",
@@ -114,17 +115,9 @@ def reproduce(output_dir: Path, seed: int = 0) -> HisResult:
     fits, shares = fit_table(), sharing(seed)
     comparison = compared(shares)
     tables = {"fits": fits, "shares": shares, "comparison": comparison}
-    paths = [
-        write_atomically(output_dir / f"{name}.csv", lambda path, table=table: table.to_csv(path, index=False))  # type: ignore[misc]
-        for name, table in tables.items()
-    ]
+    paths = write_tables(tables, output_dir)
     with paper_style():
-        figure = draw(fits, comparison)
-        options: dict[str, dict[str, Any]] = {".pdf": {"metadata": {"CreationDate": None}}, ".png": {"dpi": 300}}
-        paths += [
-            write_atomically(output_dir / f"his{suffix}", lambda path, kw=kw: figure.savefig(path, **kw))  # type: ignore[misc]
-            for suffix, kw in options.items()
-        ]
+        paths += save_figure(draw(fits, comparison)[0], output_dir / "his", dpi=300)
     rewards = shares.pivot_table(index="draw", columns="scheme", values="reward")[[*reversed(SCHEMES[:4])]]
     exact = shares[shares["scheme"] == "exact"]
     return HisResult(
@@ -136,22 +129,6 @@ def reproduce(output_dir: Path, seed: int = 0) -> HisResult:
         worst_gap=float(((exact["bound"] - exact["reward"]) / exact["bound"].abs()).max()),
         paths=tuple(paths),
     )
-
-
-def fit_table() -> pd.DataFrame:
-    """Return one row per variant and bin: the refit, and its distance from the coefficients that schemes use."""
-    import pandas as pd
-
-    rows = []
-    for variant in VARIANTS:
-        fitted, kept = fitted_curves(variant), published_curves(variant)
-        error = np.max(np.abs(fitted.coefficients / kept.coefficients - 1.0), axis=1)
-        for i, similarity in enumerate(BINS):
-            names = dict(zip(("L", "K", "B", "D"), (float(value) for value in fitted.coefficients[i]), strict=True))
-            quality = {"rmse": float(fitted.rmse[i]), "r2": float(fitted.r2[i])}
-            found = {"coefficient_error": float(error[i])}
-            rows.append({"variant": variant, "similarity": similarity, **names, **quality, **found})
-    return pd.DataFrame(rows)
 
 
 def published_results() -> pd.DataFrame:
@@ -257,17 +234,6 @@ def compared(shares: pd.DataFrame) -> pd.DataFrame:
             "computed_std": [float(groups.get_group(scheme).std()) for scheme in SCHEMES],
         }
     )
-
-
-def _fit_table(fits: pd.DataFrame) -> Any:
-    header = ["variant", "similarity", "L", "K", "B", "D", "RMSE", "R2", "largest relative change"]
-    rows = [
-        [str(row.variant), f"{row.similarity:g}"]
-        + [f"{getattr(row, name):.5f}" for name in ("L", "K", "B", "D")]
-        + [f"{row.rmse:.4f}", f"{row.r2:.4f}", f"{row.coefficient_error:.1e}"]
-        for row in fits.itertuples()
-    ]
-    return rich_table("quality against common steps, fitted to the published points", header, rows)
 
 
 def _share_table(comparison: pd.DataFrame) -> Any:

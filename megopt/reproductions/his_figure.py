@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megopt.analysis.plots import COLORS, new_panels
+from megopt.analysis.plots import COLORS, new_panels, note_below
 from megopt.schemes.shared_steps_quality import BINS, NUM_STEPS, VARIANTS, published_points, sigmoid
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 NOTE = "markers: published (HIS, ICC 2025); lines and bars: computed; rate and power stated, not published"
 SHOWN_BINS = {0.2: (COLORS[0], "o"), 0.4: (COLORS[1], "s"), 0.7: (COLORS[2], "^")}
@@ -24,24 +23,22 @@ VARIANT_STYLES: dict[str, tuple[str, Any]] = {
 """Label and dash of each variant; markers are filled for the first and hollow for the second."""
 
 
-def draw(fits: pd.DataFrame, comparison: pd.DataFrame) -> Figure:
-    """Return the figure of both panels, drawn from the tables of `megopt.reproductions.his` alone."""
+def draw(fits: pd.DataFrame, comparison: pd.DataFrame) -> list[Axes]:
+    """Return both panels, drawn from the tables of `megopt.reproductions.his` alone."""
     left, right = new_panels(2, 7.1, 3.2)
     plot_quality_panel(fits, left)
     plot_share_panel(comparison, right)
     left.set_title("(a) quality of shared steps", loc="left", fontsize=9)
     right.set_title("(b) gain over no sharing", loc="left", fontsize=9)
-    figure: Figure = left.get_figure(root=True)  # type: ignore[assignment]
-    figure.get_layout_engine().set(rect=(0, 0.075, 1, 0.925), wspace=0.05)  # type: ignore[union-attr,call-arg]
-    figure.text(0.995, 0.012, NOTE, ha="right", va="bottom", fontsize=8, color="0.35")
-    return figure
+    note_below(left, NOTE)
+    return [left, right]
 
 
 def plot_quality_panel(fits: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw CLIP score against common steps: published points, fitted curves.
 
     Args:
-        fits: table of `his.fit_table`.
+        fits: table of `hiqm.fit_table`.
         ax: where to draw; new axes where None.
     """
     ax = new_panels(1, 3.5, 3.0)[0] if ax is None else ax

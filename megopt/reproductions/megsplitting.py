@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from megopt.analysis.continuous_region_split import model_of
-from megopt.analysis.plots import COLORS, paper_style
+from megopt.analysis.plots import COLORS, new_panels, note_below, paper_style, save_figure
+from megopt.analysis.records import write_tables
 from megopt.analysis.report import Report, rich_table, shown_path
 from megopt.arrays import FloatArray
-from megopt.files import write_atomically
 from megopt.reproductions.megsplitting_tables import latency_table, pareto_table
 from megopt.schemes.region_split import RegionSplit
 from megopt.solvers.generation_splitting import (
@@ -38,7 +38,6 @@ from megopt.tables.profile import load_profile
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PUBLISHED_LINK = Link(bandwidth_hz=1e6).state(np.array([10.0]))
 """The link of the slides: 1 MHz at SNR 10; ten times is 10 dB, so both readings agree."""
@@ -128,11 +127,9 @@ def reproduce(output_dir: Path, seed: int = 0) -> MegSplittingResult:
     """Compare with the publication and among solvers; write two tables and the figure (PDF, PNG) to `output_dir`."""
     comparison, instances = compare_with_published(), compare_solvers(NUM_INSTANCES, seed)
     tables = {"comparison": comparison, "instances": instances}
-    paths = [
-        write_atomically(output_dir / f"{name}.csv", lambda path, table=table: table.to_csv(path, index=False))  # type: ignore[misc]
-        for name, table in tables.items()
-    ]
-    paths += _save(comparison, output_dir / "megsplitting")
+    paths = write_tables(tables, output_dir)
+    with paper_style():
+        paths += save_figure(draw(comparison)[0], output_dir / "megsplitting", dpi=300)
     error = comparison["error_s"].abs().groupby(comparison["quantity"]).max()
     answers = instances[["closed_form_s", "cone_program_s"]]
     excess = answers.div(instances["grid_s"], axis=0) - 1.0
@@ -253,31 +250,15 @@ def grid_latency_s(model: RegionSplitModel, energy_limit_j: float, downlink_s_pe
     return float(np.min(latency_s(model, ratio, share * model.device_power_max_w, downlink_s_per_bit)))
 
 
-def draw(comparison: pd.DataFrame) -> Figure:
-    """Return the figure of both panels, drawn from the table of `compare_with_published` alone."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.1, 3.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+def draw(comparison: pd.DataFrame) -> list[Axes]:
+    """Return both panels, drawn from the table of `compare_with_published` alone."""
+    left, right = new_panels(2, 7.1, 3.0)
     plot_latency_panel(comparison, left)
     plot_pareto_panel(comparison, right)
     left.set_title(r"(a) full device power, $\beta = 2$", loc="left", fontsize=9)
     right.set_title("(b) SDXL", loc="left", fontsize=9)
-    figure.get_layout_engine().set(rect=(0, 0.075, 1, 0.925), wspace=0.05)  # type: ignore[union-attr,call-arg]
-    figure.text(0.995, 0.012, NOTE, ha="right", va="bottom", fontsize=8, color="0.35")
-    return figure
-
-
-def _save(comparison: pd.DataFrame, path: Path) -> list[Path]:
-    """Write the figure as vector PDF and as PNG; `path` has no suffix."""
-    with paper_style():
-        figure = draw(comparison)
-        pdf = write_atomically(
-            path.with_suffix(".pdf"), lambda target: figure.savefig(target, metadata={"CreationDate": None})
-        )
-        return [pdf, write_atomically(path.with_suffix(".png"), lambda target: figure.savefig(target, dpi=300))]
+    note_below(left, NOTE)
+    return [left, right]
 
 
 def plot_latency_panel(comparison: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -287,7 +268,7 @@ def plot_latency_panel(comparison: pd.DataFrame, ax: Axes | None = None) -> Axes
         comparison: table of `compare_with_published`.
         ax: where to draw; new axes where None.
     """
-    ax = _new_axes() if ax is None else ax
+    ax = new_panels(1, 3.5, 3.0)[0] if ax is None else ax
     rows = comparison[comparison["quantity"] == "latency"]
     for (name, scheme), group in rows.groupby(["model", "scheme"], sort=False):
         color, marker, face = MODEL_STYLES[str(name)]
@@ -322,7 +303,7 @@ def plot_pareto_panel(comparison: pd.DataFrame, ax: Axes | None = None) -> Axes:
         comparison: table of `compare_with_published`.
         ax: where to draw; new axes where None.
     """
-    ax = _new_axes() if ax is None else ax
+    ax = new_panels(1, 3.5, 3.0)[0] if ax is None else ax
     rows = comparison[comparison["quantity"] == "pareto"]
     for factor, policy in product(reversed(FACTOR_STYLES), POLICY_STYLES):
         curve = rows[(rows["cost_factor"] == factor) & (rows["power_policy"] == policy)].sort_values("energy_limit_j")
@@ -350,13 +331,3 @@ def _legend_of_pareto(ax: Axes) -> None:
         for policy, (label, dash) in POLICY_STYLES.items()
     ]
     ax.legend(handles=handles, ncols=2, loc="upper center", columnspacing=1.5)
-
-
-def _new_axes() -> Axes:
-    """Return empty axes on a figure of their own, drawn without a screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.5, 3.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure.add_subplot()

@@ -12,7 +12,9 @@ Source: HIS (ICC 2025) and github.com/iimxinyi/HIS at 6cffa76; coefficients by l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,31 +22,15 @@ from megopt.arrays import FloatArray, Real
 from megopt.errors import OutOfTableError, SchemeError
 from megopt.ranges import require_within
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 NUM_STEPS = 28
 """Denoising steps of the measurement; the curves hold for no other number."""
 BINS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 MEASURED_RANGE = (0.15, 0.75)
 """Similarities that round to a bin, the upper end excluded."""
 VARIANTS = ("sim_npi", "plain")
-_PUBLISHED = {
-    "sim_npi": (
-        (0.268387, 0.271234, 16.362291, 0.057223),
-        (0.254155, 0.268183, 16.377780, 0.070610),
-        (0.216310, 0.258260, 16.443451, 0.103935),
-        (0.184653, 0.236055, 16.526394, 0.136547),
-        (0.151463, 0.216392, 16.548750, 0.171208),
-        (0.129201, 0.193315, 16.496650, 0.195974),
-    ),
-    "plain": (
-        (0.276213, 0.198381, 13.963144, 0.061523),
-        (0.264337, 0.193996, 14.071990, 0.072988),
-        (0.221735, 0.198005, 13.814275, 0.108751),
-        (0.181988, 0.202597, 12.540604, 0.149635),
-        (0.135289, 0.233778, 11.496059, 0.192423),
-        (0.103188, 0.247936, 10.797713, 0.224492),
-    ),
-}
-"""(L, K, B, D) of each bin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +40,8 @@ class QualityCurves:
     Attributes:
         variant: "sim_npi" or "plain".
         coefficients: L, K, B, D of each bin, shape (6, 4).
-        rmse: root mean square error over the points of each bin [CLIP score], shape (6,); NaN if not fitted here.
-        r2: share of the variance explained [1], shape (6,); NaN if not fitted here.
+        rmse: root mean square error over the points of each bin [CLIP score], shape (6,).
+        r2: share of the variance explained [1], shape (6,).
     """
 
     variant: str
@@ -94,15 +80,20 @@ def sigmoid(common_steps: Real, height: Real, steepness: Real, middle: Real, flo
     return np.asarray(height / (1.0 + np.exp(steepness * (np.asarray(common_steps) - middle))) + floor)
 
 
+@cache
 def published_curves(variant: str = "sim_npi") -> QualityCurves:
-    """Return the published curves of a variant.
+    """Return the curves of a variant as profiles/his_sd3 keeps them: those that schemes and solvers use.
 
     Raises:
         SchemeError: for an unknown variant.
     """
-    _check(variant)
-    unknown = np.full(len(BINS), np.nan)
-    return QualityCurves(variant=variant, coefficients=np.array(_PUBLISHED[variant]), rmse=unknown, r2=unknown)
+    rows = _rows("hiqm_fit", variant).sort_values("similarity_bin")
+    return QualityCurves(
+        variant=variant,
+        coefficients=rows[["L", "K", "B", "D"]].to_numpy(dtype=np.float64),
+        rmse=rows["rmse"].to_numpy(dtype=np.float64),
+        r2=rows["r2"].to_numpy(dtype=np.float64),
+    )
 
 
 def published_points(variant: str = "sim_npi") -> FloatArray:
@@ -111,11 +102,7 @@ def published_points(variant: str = "sim_npi") -> FloatArray:
     Raises:
         SchemeError: for an unknown variant.
     """
-    import pandas as pd
-
-    _check(variant)
-    path = files("megopt.profiles") / "his_sd3" / "clip_vs_common_step.csv"
-    rows = pd.read_csv(str(path), comment="#").query("variant == @variant")
+    rows = _rows("clip_vs_common_step", variant)
     table = rows.pivot_table(index="similarity_bin", columns="common_step", values="clip_score")
     return np.asarray(table.to_numpy(dtype=np.float64))
 
@@ -143,7 +130,12 @@ def fitted_curves(variant: str = "sim_npi") -> QualityCurves:
     )
 
 
-def _check(variant: str) -> None:
+def _rows(name: str, variant: str) -> pd.DataFrame:
+    """Return the rows of a variant in a table of profiles/his_sd3."""
+    import pandas as pd
+
     if variant not in VARIANTS:
         message = f"quality of shared steps: variant {variant!r}; expected one of {', '.join(VARIANTS)}; change variant"
         raise SchemeError(message)
+    table = pd.read_csv(str(files("megopt.profiles") / "his_sd3" / f"{name}.csv"), comment="#")
+    return table[table["variant"] == variant]

@@ -28,9 +28,8 @@ from megopt.solvers.average_limits_recovery import Choice, Split, recover
 from megopt.solvers.brute_force import NOWHERE, RowCosts, tiles
 from megopt.solvers.solution import Status
 from megopt.system.link import LinkState
-from megopt.tables.schema import METRIC_SENSES
 
-__all__ = ["AverageSolution", "Mixture", "Split", "limited_costs", "rows_under", "solve", "state_weights"]
+__all__ = ["AverageSolution", "Mixture", "Split", "expanded", "limited_costs", "rows_under", "solve", "state_weights"]
 
 _SCORED_AT_ONCE = 1 << 13
 """States scored at once, so that the arrays of `evaluate` stay in the cache."""
@@ -111,7 +110,7 @@ def solve(
         return _unserved(problem, len(link.snr), start)
     most = _finite_ceilings(row_costs, oracle)
     found = minimise(oracle, most, tolerance)
-    mixture = _expanded(found.mixture, is_kept)
+    mixture = expanded(found.mixture, is_kept)
     unserved = int(np.count_nonzero(~oracle.served))
     if not found.is_feasible:
         solution = _infeasible(problem, oracle, found, most, is_kept)
@@ -186,7 +185,7 @@ def _finite_ceilings(row_costs: RowCosts, oracle: Oracle) -> FloatArray:
     return most
 
 
-def _expanded(mixture: Mixture, is_kept: BoolArray) -> Mixture:
+def expanded(mixture: Mixture, is_kept: BoolArray) -> Mixture:
     """Return the mixture with a price of 0 on the limits that bind nowhere."""
     prices = np.zeros((len(mixture.prices), 1 + len(is_kept)))
     prices[:, np.append(True, is_kept)] = mixture.prices
@@ -211,12 +210,11 @@ def _feasible(
 ) -> AverageSolution:
     """Return the solution that `choice` is, scored anew by `evaluate`."""
     value, mean_costs = scored(table, link, problem, weights, choice)
-    sense = _sense(problem)
     return AverageSolution(
         solver="average limits",
         status=Status.OPTIMAL,
-        value=sense * value,
-        bound=sense * found.bound,
+        value=problem.sense * value,
+        bound=problem.sense * found.bound,
         costs=mean_costs,
         prices=_scattered(found.prices, is_kept, 0.0),
         proof=0.0,
@@ -256,11 +254,6 @@ def scored(
     return value, mean_costs
 
 
-def _sense(problem: Problem) -> int:
-    """Return -1 where the objective as minimised has the opposite sign of what is reported."""
-    return -METRIC_SENSES[problem.metric] if problem.objective == "quality" else 1
-
-
 def _infeasible(
     problem: Problem, oracle: Oracle, found: DualOptimum, most: FloatArray, is_kept: BoolArray
 ) -> AverageSolution:
@@ -280,7 +273,7 @@ def _infeasible(
 
 def _out_of_reach(problem: Problem, reachable: FloatArray, together: FloatArray) -> str:
     """Return in words which limits are out of reach and what could be kept in their place, alone or together."""
-    sign = [-METRIC_SENSES[problem.metric] if limit.quantity == "quality" else 1 for limit in problem.limits]
+    sign = [problem.sense_of(limit.quantity) for limit in problem.limits]
     alone, jointly = [], []
     for number, (limit, most) in enumerate(zip(problem.limits, ceilings(problem), strict=True)):
         if reachable[number] > most:

@@ -32,7 +32,9 @@ class Program:
     potentials: FloatArray
 
 
-def linear_program(objective: FloatArray, upper: Any, room: FloatArray, equal: Any, level: FloatArray) -> Program:
+def linear_program(
+    objective: FloatArray, upper: Any, room: FloatArray, equal: Any, level: FloatArray, method: str = "highs-ds"
+) -> Program:
     """Return the minimum of objective.x subject to upper x <= room, equal x = level, x >= 0, at a vertex.
 
     Args:
@@ -41,12 +43,13 @@ def linear_program(objective: FloatArray, upper: Any, room: FloatArray, equal: A
         room: b, shape (num_upper,).
         equal: E, array or sparse, shape (num_equal, num_unknowns).
         level: d, shape (num_equal,).
+        method: "highs-ds", dual simplex, or "highs-ipm", interior point with crossover to a vertex.
     """
     from scipy.optimize import linprog
 
     solver: Any = linprog  # its annotations leave out sparse matrices, which it takes
     options = {"primal_feasibility_tolerance": _TOLERANCE, "dual_feasibility_tolerance": _TOLERANCE}
-    result = solver(objective, upper, room, equal, level, method="highs-ds", options=options)
+    result = solver(objective, upper, room, equal, level, method=method, options=options)
     assert result.status in (_OPTIMAL, _INFEASIBLE), result.message
     if result.status == _INFEASIBLE:
         none = np.zeros(0)

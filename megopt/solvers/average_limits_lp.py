@@ -15,7 +15,6 @@ from megopt.solvers.average_limits import state_weights
 from megopt.solvers.average_limits_highs import linear_program
 from megopt.solvers.solution import Status
 from megopt.system.link import LinkState
-from megopt.tables.schema import METRIC_SENSES
 
 _MOST_PAIRS = 4_000_000
 """States x rows beyond which the program does not fit a small machine."""
@@ -38,7 +37,13 @@ class LpOptimum:
     runtime_s: float
 
 
-def solve_by_lp(table: ActionTable, link: LinkState, problem: Problem, weights: FloatArray | None = None) -> LpOptimum:
+def solve_by_lp(
+    table: ActionTable,
+    link: LinkState,
+    problem: Problem,
+    weights: FloatArray | None = None,
+    method: str = "highs-ds",
+) -> LpOptimum:
     """Return the optimum of the linear program over all pairs of state and row, by HiGHS.
 
     Every pair is scored by `problem.evaluate`; a pair with a cost that is not finite is left out, and so are states
@@ -49,6 +54,7 @@ def solve_by_lp(table: ActionTable, link: LinkState, problem: Problem, weights: 
         link: states, shape (num_states,).
         problem: objective, and limits on the means.
         weights: weight of each state [1], shape (num_states,); equal if None.
+        method: of HiGHS, see `linear_program`.
 
     Raises:
         ProblemError: if there are more than four million pairs.
@@ -77,6 +83,7 @@ def solve_by_lp(table: ActionTable, link: LinkState, problem: Problem, weights: 
         np.maximum(most[bounded], -1e30),
         sparse.csr_array((np.ones(len(column_state)), (column_state, np.arange(len(column_state))))),
         np.ones(len(served)),
+        method,
     )
     runtime_s = time.perf_counter() - start
     if not program.is_feasible:
@@ -84,5 +91,4 @@ def solve_by_lp(table: ActionTable, link: LinkState, problem: Problem, weights: 
         return LpOptimum(status=Status.INFEASIBLE, value=np.nan, prices=nothing, runtime_s=runtime_s)
     prices = np.zeros(len(most))
     prices[bounded] = program.prices
-    sense = -METRIC_SENSES[problem.metric] if problem.objective == "quality" else 1
-    return LpOptimum(status=Status.OPTIMAL, value=sense * program.value, prices=prices, runtime_s=runtime_s)
+    return LpOptimum(status=Status.OPTIMAL, value=problem.sense * program.value, prices=prices, runtime_s=runtime_s)

@@ -16,11 +16,11 @@ from megopt.errors import ProblemError
 from megopt.problem import Problem, ceilings, costs, evaluate, objective
 from megopt.ranges import require_whole
 from megopt.schemes.action_table import ActionTable
-from megopt.solvers.average_limits import AverageSolution, rows_under
+from megopt.solvers.average_limits import AverageSolution, Mixture, rows_under
+from megopt.solvers.average_limits_curve import LongRunCurve
 from megopt.solvers.brute_force import NOWHERE
 from megopt.system.fading import Channel
 from megopt.system.link import Link, LinkState
-from megopt.tables.schema import METRIC_SENSES
 
 
 def sampled_states(channel: Channel, link: Link, num_states: int, seed: int, num_blocks: int = 1) -> LinkState:
@@ -101,18 +101,14 @@ def held_out(
         raise ProblemError(message)
     batches = np.array([np.mean(batch, axis=0) for batch in np.array_split(means, num_batches)])
     mean, error = np.mean(means, axis=0), np.std(batches, axis=0, ddof=1) / np.sqrt(num_batches)
-    most = ceilings(problem)
-    with np.errstate(invalid="ignore"):
-        excesses = np.maximum(mean[2:] - most, 0.0) / np.where(most == 0.0, 1.0, np.abs(most))
-    sense = -METRIC_SENSES[problem.metric] if problem.objective == "quality" else 1
     return HeldOut(
-        value=sense * float(mean[0]),
+        value=problem.sense * float(mean[0]),
         value_error=float(error[0]),
-        bound=sense * float(mean[1]),
+        bound=problem.sense * float(mean[1]),
         bound_error=float(error[1]),
         costs=mean[2:],
         cost_errors=error[2:],
-        excesses=np.where(np.isinf(most), 0.0, excesses),
+        excesses=_relative_excess(mean[2:], ceilings(problem)),
         share_unserved=share_unserved,
     )
 
@@ -127,14 +123,55 @@ def _means_per_state(
     best = rows_under(table, link, problem, priced)
     served = np.flatnonzero(best != NOWHERE)
     states, share_unserved = link.take(served), 1.0 - len(served) / max(1, len(best))
-    mean = np.zeros((len(served), 1 + len(problem.limits)))
-    for prices, share in zip(solution.mixture.prices, solution.mixture.shares, strict=True):
-        mean += share * _scored(table, states, problem, rows_under(table, states, problem, prices))
+    mean = mixed(table, states, problem, solution.mixture)
     finite = ceilings(problem) < np.inf
     least = _scored(table, states, problem, best[served])
     excess = least[:, 1:][:, finite] - ceilings(problem)[finite]
     lagrangian = least[:, 0] + excess @ solution.prices[finite]
     return np.column_stack([mean[:, 0], lagrangian, mean[:, 1:]]), share_unserved
+
+
+def mixed(table: ActionTable, link: LinkState, problem: Problem, mixture: Mixture) -> FloatArray:
+    """Return objective and costs of a mixture, both to minimise, in each state, shape (num_states, 1 + num_limits).
+
+    Args:
+        table: the rows of the solve.
+        link: states that have a row with finite costs, shape (num_states,).
+        problem: the problem of the solve.
+        mixture: what the solve found.
+    """
+    mean = np.zeros((len(link.snr), 1 + len(problem.limits)))
+    for prices, share in zip(mixture.prices, mixture.shares, strict=True):
+        mean += share * _scored(table, link, problem, rows_under(table, link, problem, prices))
+    return mean
+
+
+def curve_excesses(table: ActionTable, link: LinkState, problem: Problem, curve: LongRunCurve) -> FloatArray:
+    """Return the largest mean above its limit, relative to it, at each limit of a curve on fresh states, (num_limits,).
+
+    0 where every mean is kept; NaN where the limits cannot be kept, or no state has a row with finite costs.
+
+    Args:
+        table: the rows of the sweep.
+        link: states that the sweep has not seen, shape (num_states,).
+        problem: the problem of the sweep.
+        curve: what the sweep found.
+    """
+    excesses = np.full(len(curve.limits), np.nan)
+    for number in np.flatnonzero(curve.is_feasible):
+        limited, mixture = problem.with_limit(curve.quantity, float(curve.limits[number])), curve.mixtures[number]
+        served = np.flatnonzero(rows_under(table, link, limited, mixture.prices[0]) != NOWHERE)
+        if len(served):
+            means = np.mean(mixed(table, link.take(served), limited, mixture)[:, 1:], axis=0)
+            excesses[number] = np.max(_relative_excess(means, ceilings(limited)))
+    return excesses
+
+
+def _relative_excess(means: FloatArray, most: FloatArray) -> FloatArray:
+    """Return means above their limits, relative to them, >= 0, shape (num_limits,); 0 where nothing is limited."""
+    with np.errstate(invalid="ignore"):
+        excess = np.maximum(means - most, 0.0) / np.where(most == 0.0, 1.0, np.abs(most))
+    return np.where(np.isinf(most), 0.0, excess)
 
 
 def _scored(table: ActionTable, link: LinkState, problem: Problem, rows: IntArray) -> FloatArray:

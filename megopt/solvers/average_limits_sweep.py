@@ -4,11 +4,8 @@ What rows cost under given prices does not depend on the limits. So every price 
 on the dual, and a column of the primal, of all others: from the tightest limit that can be kept on, each solve begins
 with the prices and columns of its neighbours, and mostly a few more close the gap.
 
-With v(L) the optimum as minimised, g_i the dual bound proved at L_i and lambda_i >= 0 the price of the limit there,
-weak duality gives v(L) >= g_i - lambda_i (L - L_i) for every L, and mixing two answers gives v below the chord between
-them. The curve is known everywhere to within the two.
-Source: S. Boyd and L. Vandenberghe, Convex Optimization, section 5.6 (perturbation); G. Rote, Computing 48 (1992),
-p. 337 (sandwich of chords and supports).
+The curve itself, and what it proves between the limits, is in `average_limits_curve`.
+Source: S. Boyd and L. Vandenberghe, Convex Optimization, section 5.6 (perturbation).
 """
 
 from __future__ import annotations
@@ -19,100 +16,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megopt.arrays import BoolArray, FloatArray, IntArray
+from megopt.arrays import FloatArray
 from megopt.problem import Problem, ceilings
 from megopt.schemes.action_table import ActionTable
-from megopt.solvers.average_limits import AverageSolution, limited_costs, scored, solve, state_weights
+from megopt.solvers.average_limits import AverageSolution, expanded, limited_costs, scored, solve, state_weights
+from megopt.solvers.average_limits_curve import LongRunCurve
 from megopt.solvers.average_limits_dual import Mixture, excess_scales
 from megopt.solvers.average_limits_highs import linear_program
 from megopt.solvers.average_limits_oracle import AffineOracle, Oracle, lower_hull
 from megopt.solvers.average_limits_recovery import recover
 from megopt.solvers.solution import Status
 from megopt.system.link import LinkState
-from megopt.tables.schema import METRIC_SENSES
 
 _LARGE = 1e30
 """What stands for a ceiling of -inf in a linear program."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LongRunCurve:
-    """What long-run limits allow as one of them moves; all arrays begin with (num_limits,).
-
-    Attributes:
-        quantity: the limited quantity.
-        limits: its values, ascending in what they allow [unit of the quantity].
-        ceilings: the same as ceilings on the cost, as in `problem.ceilings`.
-        statuses: how each solve ended.
-        means: mean objective by `problem.evaluate` [unit of the objective]; NaN if infeasible.
-        bounds: certified bound on it (below for min, above for max); NaN if infeasible.
-        costs: mean limited costs as in `problem.costs`, the swept one last, shape (num_limits, num_costs).
-        prices: what a unit of the swept limit is worth in units of the objective, >= 0; NaN if infeasible.
-        num_prices: prices that were tried at each limit.
-        sense: 1 if the objective is minimised as reported, -1 if it is maximised.
-        runtime_s: wall time of the sweep [s].
-    """
-
-    quantity: str
-    limits: FloatArray
-    ceilings: FloatArray
-    statuses: tuple[Status, ...]
-    means: FloatArray
-    bounds: FloatArray
-    costs: FloatArray
-    prices: FloatArray
-    num_prices: IntArray
-    sense: int
-    runtime_s: float
-
-    @property
-    def is_feasible(self) -> BoolArray:
-        """Which limits can be kept on average, shape (num_limits,)."""
-        return np.isfinite(self.means)
-
-    @property
-    def gap(self) -> float:
-        """Largest relative distance |value - bound| / max(|bound|, 1e-12) at the limits; NaN where none is feasible."""
-        known = self.is_feasible
-        gaps = np.abs(self.means - self.bounds)[known] / np.maximum(np.abs(self.bounds[known]), 1e-12)
-        return float(np.max(gaps)) if np.any(known) else float("nan")
-
-    def bound_at(self, most: FloatArray) -> FloatArray:
-        """Return the certified bound on the optimum under ceilings `most` on the swept cost, shape (num_asked,).
-
-        It holds for every ceiling, whether it was solved for or not; -inf (inf if maximised) where nothing is proved.
-        """
-        known = self.is_feasible
-        supports = (self.sense * self.bounds + self.prices * self.ceilings)[known]
-        lines = supports[:, None] - self.prices[known, None] * np.asarray(most, dtype=np.float64)
-        return np.asarray(self.sense * np.max(lines, axis=0, initial=-np.inf))
-
-    def reached_at(self, most: FloatArray) -> FloatArray:
-        """Return what mixing the two neighbouring answers reaches under ceilings `most`, shape (num_asked,).
-
-        NaN below the least mean that was reached; beyond the largest it is that one's value.
-        """
-        known = self.is_feasible
-        if not np.any(known):
-            return np.full(np.shape(most), np.nan)
-        spent, first = np.unique(self.costs[known, -1], return_index=True)
-        spent[0] = min(spent[0], self.ceilings[known][0])
-        return np.interp(most, spent, self.means[known][first], left=np.nan)
-
-    @property
-    def gap_between(self) -> float:
-        """Largest distance of `reached_at` and `bound_at` over the whole curve [unit of the objective].
-
-        Chord and supports are straight between neighbours, so the distance is largest where two supports meet.
-        """
-        known = self.is_feasible
-        most, price = self.ceilings[known], self.prices[known]
-        level = (self.sense * self.bounds)[known] + price * most
-        fall = price[:-1] - price[1:]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            meeting = np.where(fall > 0.0, (level[:-1] - level[1:]) / fall, most[:-1])
-        asked = np.concatenate([most, np.clip(meeting, most[:-1], most[1:])])
-        return float(np.max(np.abs(self.reached_at(asked) - self.bound_at(asked)), initial=0.0))
 
 
 def sweep(
@@ -151,8 +68,9 @@ def sweep(
         bounds=np.array([point.bound for point in points]),
         costs=np.array([point.costs for point in points]),
         prices=np.array([point.price for point in points]),
+        mixtures=tuple(point.mixture for point in points),
         num_prices=np.array([point.num_prices for point in points], dtype=np.int64),
-        sense=-METRIC_SENSES[problem.metric] if problem.objective == "quality" else 1,
+        sense=problem.sense,
         runtime_s=time.perf_counter() - start,
     )
 
@@ -166,6 +84,7 @@ class _Point:
     bound: float
     costs: FloatArray
     price: float
+    mixture: Mixture
     num_prices: int
 
     @classmethod
@@ -178,6 +97,7 @@ class _Point:
             bound=solution.bound,
             costs=solution.costs,
             price=float(solution.prices[-1]) if is_solved else float("nan"),
+            mixture=solution.mixture,
             num_prices=solution.num_iterations,
         )
 
@@ -272,13 +192,13 @@ class _Pool:
         mixture = Mixture(prices=np.stack([self._prices[column] for column in used]), shares=shares[used])
         choice = recover(self._oracle, mixture, self._weights, most)
         value, mean_costs = scored(self._table, self._link, problem, self._weights, choice)
-        sense = -METRIC_SENSES[problem.metric] if problem.objective == "quality" else 1
         return _Point(
             status=self._seed.status,
-            value=sense * value,
-            bound=sense * bound,
+            value=problem.sense * value,
+            bound=problem.sense * bound,
             costs=mean_costs,
             price=float(prices[-1]),
+            mixture=expanded(mixture, self._is_kept),
             num_prices=num_prices,
         )
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
@@ -28,16 +27,10 @@ from megopt.schemes.action_table import ActionTable
 from megopt.solvers.average_limits import scored, state_weights
 from megopt.solvers.average_limits_oracle import AffineOracle
 from megopt.solvers.average_limits_recovery import Choice
+from megopt.solvers.average_surface_search import POSITIVE, Sandwich, edges_of, span_of
 from megopt.solvers.brute_force import NOWHERE, RowCosts
 from megopt.solvers.solution import Status
 from megopt.system.link import LinkState
-
-_FAR = 16.0
-"""How far, in ranges, a worse point may lie to stand for all that is worse."""
-_TIE_BREAK = 1e-7
-"""Weight of the other objectives where one is minimised alone: of its optima the best in the others."""
-_POSITIVE = 1e-9
-"""Weights below are 0: rounding of the hull."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +50,6 @@ class AverageSurface:
         normals: prices w of the facets of the inside, in ranges, sum 1, shape (num_facets, num_objectives).
         inner: w . z at each facet, with z = (means - ideal) / (worst - ideal), shape (num_facets,).
         outer: proved least w . z over all choices of rows, shape (num_facets,).
-        triangles: points of each facet that is bounded, for drawing, shape (num_triangles, num_objectives).
         edges: pairs of neighbouring points, for drawing, shape (num_edges, 2).
         num_prices: prices that were tried.
         runtime_s: wall time of the solve [s].
@@ -74,7 +66,6 @@ class AverageSurface:
     normals: FloatArray
     inner: FloatArray
     outer: FloatArray
-    triangles: IntArray
     edges: IntArray
     num_prices: int
     runtime_s: float
@@ -82,7 +73,7 @@ class AverageSurface:
     @property
     def span(self) -> FloatArray:
         """Range of each objective, 1 where it has none, shape (num_objectives,)."""
-        return _span(self.ideal, self.worst)
+        return span_of(self.ideal, self.worst)
 
     @property
     def gap(self) -> float:
@@ -107,15 +98,11 @@ class AverageSurface:
             points: means that the surface can reach or that are worse, shape (num_points, num_objectives).
             number: the objective.
         """
-        rising = np.flatnonzero(self.normals[:, number] > _POSITIVE)
+        rising = np.flatnonzero(self.normals[:, number] > POSITIVE)
         price = self.normals[rising, number]
         scaled = self.scaled(points)
         spent = scaled @ self.normals[rising].T - scaled[:, [number]] * price
         return np.asarray(self.ideal[number] + self.span[number] * np.max((self.inner[rising] - spent) / price, axis=1))
-
-
-def _span(ideal: FloatArray, worst: FloatArray) -> FloatArray:
-    return np.where(worst > ideal, worst - ideal, 1.0)
 
 
 def solve(
@@ -151,7 +138,7 @@ def solve(
     is_served = oracle.served
     if not np.any(mass[is_served] > 0.0):
         return _nothing(quantities, metric, len(link.snr), start)
-    search = _Sandwich(oracle, len(quantities))
+    search = Sandwich(oracle, len(quantities))
     search.close(tolerance, max_prices)
     normals, inner, simplices = search.hull()
     rows = np.stack([oracle.rows(prices) for prices in search.prices])
@@ -167,11 +154,25 @@ def solve(
         normals=normals,
         inner=inner,
         outer=np.array([search.least(normal) for normal in normals]),
-        triangles=simplices[np.all(simplices < len(rows), axis=1)],
-        edges=_edges(simplices, len(rows)),
+        edges=edges_of(simplices, len(rows)),
         num_prices=search.num_prices,
         runtime_s=time.perf_counter() - start,
     )
+
+
+def means_on(found: AverageSurface, table: ActionTable, link: LinkState) -> FloatArray:
+    """Return the means that the prices of the points lead to on other states, shape (num_points, num_objectives).
+
+    Args:
+        found: the surface.
+        table: the rows of the solve.
+        link: states that the solve has not seen, shape (num_states,).
+    """
+    problem, mass = problem_of(found.quantities, found.metric), state_weights(None, len(link.snr))
+    oracle = AffineOracle(RowCosts.of(table, link, problem), link, mass)
+    if not len(found.prices) or not np.any(oracle.served):
+        return np.full(found.points.shape, np.nan)
+    return np.stack([_means(table, link, problem, mass, oracle.rows(prices)) for prices in found.prices])
 
 
 def problem_of(quantities: tuple[str, ...], metric: str) -> Problem:
@@ -211,91 +212,7 @@ def _nothing(quantities: tuple[str, ...], metric: str, num_states: int, start: f
         normals=none,
         inner=np.zeros(0),
         outer=np.zeros(0),
-        triangles=np.zeros((0, num), dtype=np.int64),
         edges=np.zeros((0, 2), dtype=np.int64),
         num_prices=0,
         runtime_s=time.perf_counter() - start,
     )
-
-
-class _Sandwich:
-    """Points and half-spaces found so far; z are means in ranges."""
-
-    def __init__(self, oracle: AffineOracle, num_objectives: int) -> None:
-        """Minimise every objective alone, which gives the ranges and the first points."""
-        self._oracle = oracle
-        self.prices: list[FloatArray] = []
-        self._points: list[FloatArray] = []
-        self._proved: dict[bytes, float] = {}
-        self.num_prices = 2 * num_objectives
-        alone = np.stack([oracle.totals(prices) for prices in np.eye(num_objectives)])
-        self.ideal = np.diag(alone).copy()
-        size = _span(self.ideal, alone.max(axis=0))
-        anchors = [(unit + _TIE_BREAK) / size for unit in np.eye(num_objectives)]
-        self.worst = np.max([oracle.totals(prices) for prices in anchors], axis=0)
-        self._size = _span(self.ideal, self.worst)
-        for prices in anchors:
-            self._add(prices)
-
-    def close(self, tolerance: float, max_prices: int) -> None:
-        """Ask the facets of the inside and add the points below them, until none is more than `tolerance` below."""
-        while True:
-            normals, inner, _ = self.hull()
-            before = len(self._points)
-            for normal, offset in zip(normals, inner, strict=True):
-                if _key(normal) in self._proved:
-                    continue
-                if self.num_prices >= max_prices:
-                    return
-                if offset - self.least(normal) > tolerance:
-                    self._add(normal / self._size)
-            if len(self._points) == before:
-                return
-
-    def least(self, normal: FloatArray) -> float:
-        """Return the least normal . z over all choices of rows; every one is a bound, whatever the search did."""
-        if _key(normal) not in self._proved:
-            self.num_prices += 1
-            self._proved[_key(normal)] = float(normal @ self._reached(normal / self._size))
-        return self._proved[_key(normal)]
-
-    def _reached(self, prices: FloatArray) -> FloatArray:
-        return np.asarray((self._oracle.totals(prices) - self.ideal) / self._size)
-
-    def _add(self, prices: FloatArray) -> None:
-        point = self._reached(prices)
-        if not any(np.array_equal(point, other) for other in self._points):
-            self.prices.append(prices)
-            self._points.append(point)
-
-    def hull(self) -> tuple[FloatArray, FloatArray, IntArray]:
-        """Return normals and offsets of the facets of the inside, and the corners of their simplices.
-
-        Corners from `len(self.prices)` on are no points, but lie far off in the direction of what is worse.
-
-        The inside is the hull of the points and of what is worse. Moving every point far along every axis adds a
-        simplex to the hull: the facets of the sum whose normals are >= 0 are those of the inside.
-        """
-        from scipy.spatial import ConvexHull
-
-        points = np.stack(self._points)
-        moves = _FAR * np.eye(points.shape[1])
-        hull = ConvexHull(np.concatenate([points, *(points + move for move in moves)]))
-        normals = -hull.equations[:, :-1]
-        is_low = np.all(normals > -_POSITIVE, axis=1)
-        normals = np.where(normals[is_low] > _POSITIVE, normals[is_low], 0.0)
-        normals = normals / np.sum(normals, axis=1, keepdims=True)
-        _, first = np.unique(normals.round(12), axis=0, return_index=True)
-        inner = np.min(normals[first] @ points.T, axis=1)
-        return normals[first], inner, hull.simplices[is_low].astype(np.int64)
-
-
-def _edges(simplices: IntArray, num_points: int) -> IntArray:
-    """Return the pairs of points that share a simplex, shape (num_edges, 2)."""
-    pairs = np.concatenate([simplices[:, [i, j]] for i, j in combinations(range(simplices.shape[1]), 2)])
-    return np.unique(np.sort(pairs[np.all(pairs < num_points, axis=1)], axis=1), axis=0)
-
-
-def _key(normal: FloatArray) -> bytes:
-    """Return what tells normals apart: rounding aside, they are equal for facets in one plane."""
-    return (normal.round(12) + 0.0).tobytes()

@@ -35,7 +35,6 @@ from megopt.schemes.action_table import ActionTable
 from megopt.solvers.solution import Status
 from megopt.system.link import LinkState, shannon_rate_bps
 from megopt.system.outcome import Outcome
-from megopt.tables.schema import METRIC_SENSES
 
 FEASIBILITY_TOLERANCE = 1e-9
 """Relative excess over a budget or a limit that counts as rounding."""
@@ -99,14 +98,8 @@ class CellProblem:
     @property
     def ceilings(self) -> FloatArray:
         """Limits as ceilings on `megopt.problem.costs`, shape (K, num_limits)."""
-        sense = METRIC_SENSES.get(self.problem.metric, 1)
-        is_quality = np.array([limit.quantity == "quality" for limit in self.problem.limits], dtype=bool)
-        return np.asarray(np.where(is_quality, -sense * self.bounds, self.bounds))
-
-    @property
-    def sense(self) -> int:
-        """1 where the objective is reported as it is minimised, -1 where its sign is turned."""
-        return -METRIC_SENSES[self.problem.metric] if self.problem.objective == "quality" else 1
+        senses = np.array([self.problem.sense_of(limit.quantity) for limit in self.problem.limits], dtype=np.float64)
+        return np.asarray(senses * self.bounds)
 
 
 def _broadcast(name: str, values: Any, shape: tuple[int, ...]) -> Any:
@@ -162,19 +155,28 @@ class CellSolution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellScore:
-    """What rows and shares cost: outcome of each user, weighted objective to minimise, largest relative excess."""
+    """What rows and shares cost.
+
+    Attributes:
+        outcome: what each user meets, fields of shape (K,).
+        signed_value: weighted objective, to minimise.
+        excess: each user's largest excess over a limit, relative to the limit, >= 0, shape (K,).
+        violation: largest relative excess over a limit or a budget.
+    """
 
     outcome: Outcome
     signed_value: float
+    excess: FloatArray
     violation: float
-    is_broken: BoolArray
+
+    @property
+    def is_broken(self) -> BoolArray:
+        """Which users exceed a limit by more than rounding, shape (K,)."""
+        return np.asarray(self.excess > FEASIBILITY_TOLERANCE)
 
 
 def score(cell: CellProblem, rows: IntArray, bandwidth_hz: FloatArray, transmit_power_w: FloatArray) -> CellScore:
-    """Return what rows and shares of shape (K,) cost, by `problem.evaluate`; a payload without a share takes inf.
-
-    `is_broken` says which users exceed a limit by more than rounding, shape (K,).
-    """
+    """Return what rows and shares of shape (K,) cost, by `problem.evaluate`; a payload without a share takes inf."""
     snr_at_even = cell.link.snr * cell.bandwidth_hz / cell.power_w
     is_on = bandwidth_hz > 0.0
     snr = np.divide(transmit_power_w * snr_at_even, bandwidth_hz, out=np.zeros(cell.num_users), where=is_on)
@@ -183,13 +185,13 @@ def score(cell: CellProblem, rows: IntArray, bandwidth_hz: FloatArray, transmit_
     link = replace(cell.link, snr=snr, downlink_s_per_bit=s_per_bit)
     outcome = _evaluated(cell, rows, link)
     value = float(np.sum(cell.weights * objective(outcome, cell.problem)))
-    excess = _excess(costs(outcome, cell.problem), cell.ceilings)
+    excess = np.max(_excess(costs(outcome, cell.problem), cell.ceilings), axis=1, initial=0.0)
     budgets = max(np.sum(bandwidth_hz) / cell.bandwidth_hz, np.sum(transmit_power_w) / cell.power_w) - 1.0
     return CellScore(
         outcome=outcome,
         signed_value=value,
+        excess=excess,
         violation=float(max(np.max(excess, initial=0.0), budgets, 0.0)),
-        is_broken=np.any(excess > FEASIBILITY_TOLERANCE, axis=1),
     )
 
 

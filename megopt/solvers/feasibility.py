@@ -12,7 +12,6 @@ from megopt.problem import Limit, Problem
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers.brute_force import NOWHERE, RowCosts, tiles
 from megopt.system.link import LinkState
-from megopt.tables.schema import METRIC_SENSES
 
 _EXCESSES_AT_ONCE = 1 << 18
 """States x rows whose excess is held at once."""
@@ -156,8 +155,8 @@ def _nearest(table: ActionTable, problem: Problem, limit: Limit, row: int, cost:
     """Return the limit moved to `cost`, whose sign makes smaller better; out of reach where that is infinite."""
     if not np.isfinite(cost):
         return NearestLimit(limit=limit, bound=np.nan, row=NOWHERE, name="")
-    sense = METRIC_SENSES[problem.metric] if limit.quantity == "quality" else -1
-    return NearestLimit(limit=limit, bound=-cost * sense, row=row, name=table.name(row))
+    bound = problem.sense_of(limit.quantity) * cost
+    return NearestLimit(limit=limit, bound=bound, row=row, name=table.name(row))
 
 
 def _worst_infeasible(costs: RowCosts, link: LinkState) -> tuple[FloatArray, FloatArray]:
