@@ -145,6 +145,7 @@ def test_a_mean_over_something_unmeasured_is_unmeasured() -> None:
     assert point["device_energy_j"] == 0.0
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_mean() -> None:
     """Over many experiments of 8 correlated traces, about 95 % of the intervals hold the true mean."""
     rng = np.random.default_rng(0)
@@ -244,6 +245,7 @@ def test_hypervolume_by_hand_and_unmeasured_points() -> None:
         hypervolume(points, np.array([1.0]))
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_from_curves_alone_and_name_their_data(tmp_path: Path) -> None:
     profile = load_profile("a100__snapdragon8gen3__sdxl")
     note = plots.profile_note(profile, found().records)

@@ -98,6 +98,7 @@ def test_every_choice_of_every_group_runs(group: str, tmp_path: Path) -> None:
     assert all(run["solutions"] for run in report["runs"])
 
 
+@pytest.mark.slow
 def test_least_energy_under_a_latency_limit(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     report = answer(capfd, "tradeoff", "problem=min_energy", *FAST)
     values = [solution["value"] for solution in report["solutions"]]
@@ -126,6 +127,7 @@ def test_a_multirun_goes_on_past_a_bad_value_and_says_so(tmp_path: Path) -> None
     assert "1 of 3 runs were refused or infeasible: ['seed=-1'" in done.stderr
 
 
+@pytest.mark.slow
 def test_codecs_measure_a_folder(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("skimage")
     from PIL import Image
@@ -139,6 +141,7 @@ def test_codecs_measure_a_folder(here: Path, capfd: pytest.CaptureFixture[str]) 
     assert main(["codecs"]) == 0  # the table of the bundled photographs prints
 
 
+@pytest.mark.slow
 def test_same_seed_same_answer(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     first, again, other = (answer(capfd, "tradeoff", f"seed={seed}", *FAST) for seed in (1, 1, 2))
     assert first["curve"] == again["curve"]
@@ -214,6 +217,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     assert message in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -230,12 +234,14 @@ def test_unusual_but_legal_settings_run(overrides: str, here: Path, capfd: pytes
     assert all((here / path).is_file() for path in report["files"])
 
 
+@pytest.mark.slow
 def test_the_optimum_over_all_rows_has_the_largest_hypervolume(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     volumes = answer(capfd, "tradeoff", "num_requests=4", "num_traces=4")["hypervolume"]
     assert set(volumes) == {"optimal", "step_split"}
     assert volumes["optimal"] >= volumes["step_split"]
 
 
+@pytest.mark.slow
 def test_ties_in_quality_are_broken_by_latency(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     report = answer(capfd, "tradeoff", "experiment=megsplitting", "problem=max_quality", "policy=[optimal]")
     last = report["curve"][-1]
@@ -243,12 +249,14 @@ def test_ties_in_quality_are_broken_by_latency(here: Path, capfd: pytest.Capture
     assert last["latency_s"] == pytest.approx(4.1405, abs=1e-4)  # model split, not the slower lossless images
 
 
+@pytest.mark.slow
 def test_the_nearest_limit_is_named_for_the_most_relaxed_problem(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["tradeoff", *FAST, "problem.limits.latency_s=1"]) == 2
     line = capfd.readouterr().err
     assert "latency_s <= 1 is below what any row reaches; the nearest feasible limit is 2.9" in line
 
 
+@pytest.mark.slow
 def test_the_closed_form_keeps_its_own_limit(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     report = answer(capfd, "tradeoff", "experiment=megsplitting", "problem.sweep.num_points=24")
     assert {point["violation_rate"] for point in report["curve"]} == {0.0}
@@ -263,6 +271,7 @@ def test_bad_input_of_a_process_shows_no_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_an_infeasible_limit_is_a_status_that_still_writes_its_records(tmp_path: Path) -> None:
     done = megopt("tradeoff", *FAST, "output=json", "problem.sweep.limits=[0.5]", cwd=tmp_path)
     assert done.returncode == 2

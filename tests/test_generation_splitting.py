@@ -263,6 +263,7 @@ def test_panels_draw_from_the_table_alone():
         assert "[s]" in ax.get_ylabel()
 
 
+@pytest.mark.slow
 def test_reproduction_writes_what_it_says(tmp_path, monkeypatch):
     monkeypatch.setattr(megsplitting, "NUM_INSTANCES", 20)
     result = megsplitting.reproduce(tmp_path, seed=0)

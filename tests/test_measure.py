@@ -50,6 +50,7 @@ def test_few_calls_have_no_interval(clock: FakeClock) -> None:
     assert found.energy_source == "not_measured"
 
 
+@pytest.mark.slow
 def test_repeats_go_on_until_the_interval_is_narrow_or_time_is_up(clock: FakeClock) -> None:
     rng = np.random.default_rng(1)
     durations = list(rng.uniform(0.5, 1.5, 5000))
@@ -125,6 +126,7 @@ CELLS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_rows_make_a_table_that_passes_its_schema(tmp_path: Path, clock: FakeClock) -> None:
     import pandas as pd
 

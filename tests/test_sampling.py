@@ -102,6 +102,7 @@ def test_one_step_at_a_time_is_the_unsplit_run(pipelines: dict[str, Any], name: 
     assert torch.equal(checkpoint.latent, advance(pipelines[name], begin, num_steps).latent)
 
 
+@pytest.mark.slow
 def test_split_among_equal_times_is_the_unsplit_run(load_tiny: LoadTiny) -> None:
     # Karras' levels crowd at the end and round to the same model time: times alone do not say where a run stands
     from diffusers import DPMSolverMultistepScheduler
