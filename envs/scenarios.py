@@ -81,8 +81,7 @@ def request(
         battery_j: device energy of an episode [J]; inf is a device on mains.
         deadline_s: a request that takes longer is reported as late [s].
     """
-    tables = profile_of(profile)
-    table = _table(schemes, tables)
+    table = _table(schemes, profile_of(profile))
     own_link = Link() if link is None else link_of(link)
     return EnvParams(
         table=table,

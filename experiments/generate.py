@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from megopt.analysis.generated_report import generated_report
+from megopt.analysis.generated_report import generated_report, save_image
 from megopt.analysis.report import Report
 from megopt.errors import ConfigError
 from megopt.experiments.serve import read_token
 from megopt.experiments.tradeoff import problem_of
-from megopt.files import write_atomically
 from megopt.schemes.scheme import compile_all
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ PROMPT_KEYS = ("seed", "deadline_s", "sampler", "guidance_scale")
 
 def run(config: DictConfig, output_dir: Path) -> Report:
     """Make the image and return the report; writes image.png."""
-    from PIL import Image
-
     from megopt.live.course import Prompt
     from megopt.live.modes_device import LayerConnection
 
@@ -44,8 +41,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
             return await device.generate(prompt, connection, stated and stated.decision(device, prompt))
 
     found = asyncio.run(generate())
-    path = write_atomically(output_dir / "image.png", lambda target: Image.fromarray(found.image).save(target))
-    return generated_report(found, device.table, path)
+    return generated_report(found, device.table, save_image(found.image, output_dir / "image.png"))
 
 
 def _device(config: DictConfig, profile: Profile, stated: Stated | None) -> SharingDevice:

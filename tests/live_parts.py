@@ -6,10 +6,11 @@ import asyncio
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import httpx
 import numpy as np
 
 from megopt.arrays import IntArray
@@ -129,6 +130,22 @@ def heard(service: EdgeService, request: Request) -> list[Frame]:
 def unsplit(pipeline: Any, request: Request) -> Checkpoint:
     """Return the finished run of a request in one process."""
     return advance(pipeline, runs.begin(pipeline, request), request.decision.num_steps)
+
+
+class Damaging(httpx.AsyncHTTPTransport):
+    """Does something to the first answers that hold frames."""
+
+    def __init__(self, damage: Callable[[bytes], bytes], num_times: int) -> None:
+        super().__init__()
+        self.damage, self.num_left = damage, num_times
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        content = await response.aread()
+        if request.method != "POST" or self.num_left == 0 or not content:
+            return httpx.Response(response.status_code, stream=httpx.ByteStream(content))
+        self.num_left -= 1
+        return httpx.Response(response.status_code, stream=httpx.ByteStream(self.damage(content)))
 
 
 def free_port() -> int:

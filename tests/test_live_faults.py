@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
@@ -20,7 +19,7 @@ from megopt.live.messages import Decision, Request
 from megopt.live.observation import KnownLink
 from megopt.live.service import EdgeService, EdgeSettings
 from megopt.live.shim import ChannelShim
-from tests.live_parts import FAST, LOCAL, PROMPT, Always, Row, free_port, made, reference, table_of
+from tests.live_parts import FAST, LOCAL, PROMPT, Always, Damaging, Row, free_port, made, reference, table_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -85,22 +84,6 @@ def test_a_link_lost_in_mid_request_is_finished_from_the_last_checkpoint(pipelin
 
 
 # --- damaged answers ------------------------------------------------------------------------------------------------
-
-
-class Damaging(httpx.AsyncHTTPTransport):
-    """Does something to the first answers that hold frames."""
-
-    def __init__(self, damage: Callable[[bytes], bytes], num_times: int) -> None:
-        super().__init__()
-        self.damage, self.num_left = damage, num_times
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = await super().handle_async_request(request)
-        if request.method != "POST" or self.num_left == 0:
-            return response
-        self.num_left -= 1
-        content = await response.aread()
-        return httpx.Response(200, stream=httpx.ByteStream(self.damage(content)))
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

@@ -21,6 +21,7 @@ from megopt.live.messages import Decision
 from megopt.live.modes_device import LayerConnection, SharingDevice
 from megopt.live.shim import ChannelShim
 from tests.live_modes import FAST, INNER, NOISE, PROMPT, REGION, SHARED, Edge, device_of, served, unsplit
+from tests.live_parts import Damaging
 
 pytestmark = [
     pytest.mark.slow,
@@ -146,22 +147,6 @@ def test_a_link_cut_on_the_way_is_finished_from_the_last_step(
     assert found.image.shape == (32, 32, 3)
     if name == "layers":
         assert np.array_equal(found.image, alone(pipelines, name, decision))
-
-
-class Damaging(httpx.AsyncHTTPTransport):
-    """Does something to the first answers that hold frames."""
-
-    def __init__(self, damage: Callable[[bytes], bytes], num_times: int) -> None:
-        super().__init__()
-        self.damage, self.num_left = damage, num_times
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = await super().handle_async_request(request)
-        content = await response.aread()
-        if request.method != "POST" or self.num_left == 0 or not content:
-            return httpx.Response(response.status_code, stream=httpx.ByteStream(content))
-        self.num_left -= 1
-        return httpx.Response(response.status_code, stream=httpx.ByteStream(self.damage(content)))
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -14,7 +15,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from megopt.analysis.generated_report import save_image
 from megopt.analysis.parity import TERMS, errors, errors_by, parity_record, relative_error, terms_s
 from megopt.analysis.parity_book import ParityBook
 from megopt.analysis.parity_figure import save_parity_figure
@@ -132,6 +135,25 @@ def test_a_book_goes_on_and_refuses_another_experiment(tmp_path: Path) -> None:
     assert again.images(["optimal"], [10.0])["optimal"].max() == 0  # the first one
     with pytest.raises(ConfigError, match="run of other seed; choose another name"):
         ParityBook(tmp_path, {"seed": 1})
+
+
+def test_a_full_disk_is_told_and_the_book_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    book = ParityBook(tmp_path / "book", {"seed": 0})
+    image, record = np.zeros((4, 4, 3), np.uint8), records_of([(0.9, 1.0)])
+    book.add(record, image)
+    with monkeypatch.context() as patch:
+        patch.setattr(pd.DataFrame, "to_parquet", full)
+        patch.setattr(Image.Image, "save", full)
+        with pytest.raises(ConfigError, match=r"No space left on device\); free some space"):
+            book.add(record.assign(policy="other", request=1), image)
+        with pytest.raises(ConfigError, match="the image is made and cannot be written"):
+            save_image(image, tmp_path / "image.png")
+    again = ParityBook(tmp_path / "book", {"seed": 0})
+    assert again.done() == book.done() == {("optimal", 10.0, 0)}
+    assert save_image(image, tmp_path / "image.png").is_file()
 
 
 # --- streams and predictions ----------------------------------------------------------------------------------------

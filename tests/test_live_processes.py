@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from megopt.live.connection import Connection, LinkError
 from megopt.live.course import Generated, Prompt
 from megopt.live.device import Device, DeviceSettings
 from megopt.live.observation import KnownLink
-from tests.live_parts import FAST, Always, Row, free_port, table_of
+from megopt.live.shim import ChannelShim
+from tests.live_parts import FAST, Always, Damaging, Row, free_port, table_of
 
 pytestmark = [
     pytest.mark.heavy,
@@ -40,6 +42,7 @@ def edge_process(model: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[s
     overrides = [
         f"model={model}",
         f"port={port}",
+        "num_threads=1",  # two threads that spin lose more than they gain where cores are busy
         f"token_file={folder}/token",
         "output=json",
         f"hydra.run.dir={folder}",
@@ -114,3 +117,73 @@ def test_an_edge_killed_in_mid_run_and_one_that_ends_gracefully(
     assert 1 <= found.edge_steps < 99
     assert found.measured.latency_s[0] < prompt.deadline_s + 1.0
     assert found.notes[-1] == f"finished alone from step {found.edge_steps}"
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda content: content[:-9],
+    "corrupted": lambda content: bytes([*content[:-9], content[-9] ^ 1, *content[-8:]]),
+    "duplicated": lambda content: content + content,
+}
+POLICIES = {"raises": Always(error="no idea"), "hangs": Always(sleep_s=30.0)}
+DEADLINE_S = 20.0
+
+
+def test_damaged_stalled_and_failing_the_user_gets_an_image_in_time_and_once(
+    tiny_pipelines: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One edge process for all: damaged frames, policies that fail, a clock that jumps, a link that stalls."""
+    rows: list[Row] = [
+        ("conventional", "device only", 4, np.nan, 0.0, 16, 1),
+        ("step_split", "split", 4, 2, 0.0, 16, 1),
+    ]
+    pipeline = load(tiny_pipelines["sd_device"])
+    settings = DeviceSettings(num_retries=1, policy_timeout_s=0.5, margin_s=0.5)
+    prompt = Prompt(text="a red cube", resolution_px=32, deadline_s=DEADLINE_S)
+
+    def device(policy: Always) -> Device:
+        return Device(pipeline, table_of(rows), policy, KnownLink(trace=FAST), settings=settings)
+
+    async def made(port: int, policy: Always, transport: Any = None) -> Generated:
+        async with Connection(f"http://127.0.0.1:{port}", token=TOKEN, transport=transport) as connection:
+            return await device(policy).generate(prompt, connection)
+
+    async def stalled(port: int) -> Generated:
+        shim = ChannelShim(("127.0.0.1", port), FAST)
+        asked = device(Always(1))
+        ask = asked._ask
+
+        async def then_dead(*given: Any) -> None:
+            shim.replay(replace(FAST, downlink_bps=np.zeros(1)))
+            await ask(*given)
+
+        asked._ask = then_dead  # type: ignore[method-assign]
+        try:
+            async with Connection(f"http://127.0.0.1:{await shim.start()}", token=TOKEN) as connection:
+                return await asked.generate(replace(prompt, deadline_s=4.0), connection)
+        finally:
+            await shim.stop()
+
+    async def all_of_them(process: subprocess.Popen[str], port: int) -> dict[str, Generated]:
+        async with Connection(f"http://127.0.0.1:{port}", token=TOKEN) as connection:
+            await until_it_answers(connection, process)
+        found = {name: await made(port, Always(1), Damaging(damage, 1)) for name, damage in DAMAGES.items()}
+        found |= {name: await made(port, policy) for name, policy in POLICIES.items()}
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: 4e9)  # the wall clock jumps; deadlines are of the monotonic one
+            found["clock"] = await made(port, Always(1))
+        found["stalled"] = await stalled(port)
+        return found
+
+    with edge_process(tiny_pipelines["sd"], tmp_path) as (process, port):
+        found = asyncio.run(all_of_them(process, port))
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    for name, one in found.items():
+        assert one.image.shape == (32, 32, 3), name
+        assert one.measured.latency_s[0] < (4.0 if name == "stalled" else DEADLINE_S) + 1.0, name
+    assert [found[name].edge_steps for name in (*DAMAGES, "clock")] == [2] * 4
+    assert [len(found[name].notes) for name in (*DAMAGES, "clock")] == [1, 1, 0, 0]
+    assert [found[name].row for name in POLICIES] == [0, 0]
+    assert found["stalled"].notes[-1] == "finished alone from step 0"
+    (done,) = re.findall(r'"done": (\d+)', out)
+    assert int(done) in (4, 5)  # three damaged and one more, each computed once; the stalled one where it had arrived

@@ -10,11 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 
 from megopt.application import run_verb
 from megopt.configuration import group_choices
+from megopt.sweeps.grid import Axis, axes_of, runs_of
 from megopt.sweeps.query import open_results
 from tests import fake_slurm
 
@@ -79,6 +82,39 @@ def test_bad_input_gets_one_line(
     assert error.count("\n") == 1, error
     assert message in error
     assert not (tmp_path / "outputs" / "results").exists()
+
+
+PRESETS = {
+    "smoke": 8,
+    "tradeoff": 240,
+    "limits_sweep": 216,
+    "snr_sweep": 45,
+    "bundled_sweep": 45,
+    "meg_cvpo": 40,
+    "cell_scale": 24,
+}
+"""Runs of each preset, as docs/sweeps.md has them."""
+
+
+def parts(axis: Axis) -> tuple[str, list, bool]:
+    return axis.key, list(axis.values), axis.is_group  # no data frame
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_plans_the_runs_that_its_first_line_says(preset: str) -> None:
+    import hydra
+
+    with hydra.initialize_config_module(version_base="1.3", config_module="megopt.conf"):
+        config = hydra.compose("sweep", overrides=[f"experiment={preset}", "name=x"])
+        planned = axes_of(config.axes)
+        first = [Axis(key=key, values=values[:1], is_group=is_group) for key, values, is_group in map(parts, planned)]
+        groups = [f"{axis.key}={value}" for axis in first if axis.is_group for value in parts(axis)[1]]
+        composed = hydra.compose("sweep", overrides=[f"experiment={preset}", "name=x", *groups])
+        (run,) = runs_of(config, first, lambda overrides: composed, name="x", call=config.call)
+    num_runs = np.prod([len(parts(axis)[1]) for axis in planned])
+    assert num_runs == PRESETS[preset]
+    assert len(run.overrides) == len(planned)
+    assert f"{num_runs} " in group_choices("experiment")[preset]
 
 
 def test_a_multirun_of_sweeps_is_refused(
@@ -221,7 +257,6 @@ def test_attach_to_a_cluster_that_runs_already(engine: str, tmp_path: Path, monk
 @pytest.mark.parametrize("launcher", group_choices("launcher"))
 def test_every_launcher_is_one(launcher: str) -> None:
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
     from megopt.configuration import CONF_DIR
 

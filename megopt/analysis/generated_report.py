@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,12 +10,34 @@ import numpy as np
 
 from megopt.analysis.parity import TERMS, outcome_terms_s
 from megopt.analysis.report import Report, rich_table, shown_path
+from megopt.errors import ConfigError
+from megopt.files import write_atomically
 from megopt.units import BITS_PER_BYTE
 
 if TYPE_CHECKING:
+    from megopt.diffusion.rendering import Images
     from megopt.live.course import Generated
     from megopt.schemes.action_table import ActionTable
     from megopt.system.outcome import Outcome
+
+
+def save_image(image: Images, path: Path) -> Path:
+    """Write an image as PNG, and return its path.
+
+    Args:
+        image: uint8, shape (height, width, 3).
+        path: of the file.
+
+    Raises:
+        ConfigError: if it cannot be written, as on a full disk.
+    """
+    from PIL import Image
+
+    try:
+        return write_atomically(path, lambda target: Image.fromarray(image).save(target))
+    except OSError as error:
+        message = f"{path}: the image is made and cannot be written ({error}); free some space, or set hydra.run.dir"
+        raise ConfigError(message) from error
 
 
 def generated_report(found: Generated, table: ActionTable, path: Path) -> Report:
@@ -37,11 +60,7 @@ def generated_report(found: Generated, table: ActionTable, path: Path) -> Report
         "edge": "not_measured" if found.result is None else found.result.energy_source,
     }
     off = abs(predicted["total"] - measured["total"]) / measured["total"]
-    cells = [[term, f"{1e3 * predicted[term]:.1f}", f"{1e3 * measured[term]:.1f}", "ms"] for term in TERMS]
-    for side, source in sources.items():
-        if np.isfinite(joules["measured"][side]):
-            values = [f"{one[side]:.3f}" for one in joules.values()]
-            cells.append([f"{side} energy ({source})", *values, "J"])
+    cells = _cells(predicted, measured, joules, sources)
     shadow = None if found.shadow_row is None else table.name(found.shadow_row)
     what = f"predicted {predicted['total']:.3g} s" if found.row >= 0 else "no row of the table, so not predicted"
     return Report(
@@ -80,6 +99,21 @@ def generated_report(found: Generated, table: ActionTable, path: Path) -> Report
             f"wrote {shown_path(path)}",
         ],
     )
+
+
+def _cells(
+    predicted: Mapping[str, float],
+    measured: Mapping[str, float],
+    joules: Mapping[str, Mapping[str, float]],
+    sources: Mapping[str, str],
+) -> list[list[str]]:
+    """Return the rows of the table: terms of the latency, and energy of the sides that were metered."""
+    cells = [[term, f"{1e3 * predicted[term]:.1f}", f"{1e3 * measured[term]:.1f}", "ms"] for term in TERMS]
+    for side, source in sources.items():
+        if np.isfinite(joules["measured"][side]):
+            values = [f"{one[side]:.3f}" for one in joules.values()]
+            cells.append([f"{side} energy ({source})", *values, "J"])
+    return cells
 
 
 def _joules(result: Outcome) -> dict[str, float]:

@@ -66,16 +66,24 @@ class ParityBook:
         Args:
             record: of one request.
             image: uint8, shape (height, width, 3).
+
+        Raises:
+            ConfigError: if it cannot be written, as on a full disk; what is recorded stays.
         """
         import pandas as pd
         from PIL import Image
 
         first = record.iloc[0]
         path = self._image_path(str(first["policy"]), float(first["level_db"]))
-        if not path.is_file():
-            write_atomically(path, lambda target: Image.fromarray(image).save(target))
-        self.records = record if self.records is None else pd.concat([self.records, record], ignore_index=True)
-        write_records(self.records, self.path)
+        records = record if self.records is None else pd.concat([self.records, record], ignore_index=True)
+        try:
+            if not path.is_file():
+                write_atomically(path, lambda target: Image.fromarray(image).save(target))
+            write_records(records, self.path)
+        except OSError as error:
+            message = f"folder {self._folder}: cannot be written ({error}); free some space, and start again to go on"
+            raise ConfigError(message) from error
+        self.records = records
 
     def images(self, policies: Sequence[str], levels_db: Sequence[float]) -> dict[str, Images]:
         """Return the first image at every SNR by policy, each uint8, shape (num_levels, height, width, 3)."""

@@ -9,7 +9,8 @@ there a payload spans eight fading blocks, as the mean airtime of a single Rayle
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -76,58 +77,44 @@ def run(
     - PART_peak_memory_mb: largest resident size of the process while the part ran, imports included [MB]; of lp,
       lp_average_peak_memory_mb is ours and lp_highs_peak_memory_mb that of HiGHS. peak_memory_mb: the largest so far.
 
-    Args:
-        parts: which of average, lp, queue, cell and allocation to measure.
-        num_states: channel states of the large instance [1].
-        num_rows: rows of its action table [1].
-        num_lp_states: channel states of the instance that HiGHS solves as well [1].
-        num_lp_rows: rows of its action table [1].
-        num_queue_points: grid points of the edge's backlog [1].
-        num_queue_rows: rows of the decision process [1].
-        num_cell_devices: devices of the cells, growing [1].
-        num_cell_rows: rows of their action table [1].
-        num_exact_cells: small cells that the mixed-integer program solves as well, for each objective [1].
-        num_allocation_devices: devices of the cell whose rows are fixed [1].
-        seed: seed of the instances.
-        repeats: the best of so many solves counts [1].
+    Args: as in conf/what/solvers.yaml.
 
     Raises:
         ConfigError: if a part is unknown, or a number outside its range.
     """
+    _require_parts(parts)
     where = "benchmark solvers"
-    _require_parts(where, parts)
     require_whole(where, 1, num_states=num_states, num_rows=num_rows, repeats=repeats, num_queue_rows=num_queue_rows)
     require_whole(where, 1, num_lp_states=num_lp_states, num_lp_rows=num_lp_rows)
     require_whole(where, 2, num_queue_points=num_queue_points)
-    large, small, fresh, queue = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4))
-    result: dict[str, float] = {}
-    if "average" in parts:
-        table, link = instance(num_states, num_rows, large)
-        result |= _average(table, link, instance(num_states, 1, fresh)[1], repeats)
-    if "lp" in parts:
-        result |= _beside_highs(*instance(num_lp_states, num_lp_rows, small), repeats)
-    if "queue" in parts:
-        result |= _queue(queue, num_queue_points, num_queue_rows, repeats)
-    if "cell" in parts:
-        found = cell_allocation.run(
-            num_cell_devices, num_cell_rows, num_exact_cells=num_exact_cells, seed=seed, repeats=repeats
-        )
-        result |= {f"cell_{key}": value for key, value in found.items()}
-    if "allocation" in parts:
-        found = allocation.run(num_allocation_devices, seed=seed, repeats=repeats)
-        result |= {f"allocation_{key}": value for key, value in found.items()}
-    return _first({**result, "peak_memory_mb": peak_memory_mb()})
+    rngs = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)]
+    same: dict[str, int] = {"seed": seed, "repeats": repeats}
+    cells = partial(cell_allocation.run, num_cell_devices, num_cell_rows, num_exact_cells=num_exact_cells, **same)
+    measure: dict[str, Callable[[], dict[str, float]]] = {
+        "average": lambda: _average(num_states, num_rows, rngs[0], rngs[2], repeats),
+        "lp": lambda: _beside_highs(*instance(num_lp_states, num_lp_rows, rngs[1]), repeats),
+        "queue": lambda: _queue(rngs[3], num_queue_points, num_queue_rows, repeats),
+        "cell": lambda: _named("cell", cells()),
+        "allocation": lambda: _named("allocation", allocation.run(num_allocation_devices, **same)),
+    }
+    return _first({key: value for part in PARTS if part in parts for key, value in measure[part]().items()})
 
 
-def _require_parts(where: str, parts: Sequence[str]) -> None:
+def _require_parts(parts: Sequence[str]) -> None:
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts or isinstance(parts, str):
-        message = f"{where}: parts {parts}; expected a list of {', '.join(PARTS)}; change what.parts"
+        message = f"benchmark solvers: parts {parts}; expected a list of {', '.join(PARTS)}; change what.parts"
         raise ConfigError(message)
 
 
-def _first(result: dict[str, float]) -> dict[str, float]:
-    """Return the result with the keys of the headline at its head, where they were measured."""
+def _named(part: str, found: dict[str, float]) -> dict[str, float]:
+    """Return the keys of another benchmark with the part's name before them."""
+    return {f"{part}_{key}": value for key, value in found.items()}
+
+
+def _first(found: dict[str, float]) -> dict[str, float]:
+    """Return what was found with the keys of the headline at its head and the memory of the process at its end."""
+    result = {**found, "peak_memory_mb": peak_memory_mb()}
     headline = ("average_s", "average_gap", "speedup_over_highs")
     head = [key for key in headline if key in result]
     return {key: result[key] for key in (*head, *(key for key in result if key not in head))}
@@ -142,12 +129,15 @@ def limited(table: ActionTable, link: LinkState) -> Problem:
     return Problem(objective="quality", metric="ssim", limits=limits)
 
 
-def _average(table: ActionTable, link: LinkState, fresh_link: LinkState, repeats: int) -> dict[str, float]:
+def _average(
+    num_states: int, num_rows: int, rng: np.random.Generator, fresh: np.random.Generator, repeats: int
+) -> dict[str, float]:
+    table, link = instance(num_states, num_rows, rng)
     problem = limited(table, link)
     timed, peak_mb = with_peak_memory(lambda: best_of(lambda: average_limits.solve(table, link, problem), repeats))
     found, most = timed.answer, ceilings(problem)
     assert found.status == Status.OPTIMAL, found.message
-    outside = held_out(table, fresh_link, problem, found)
+    outside = held_out(table, instance(num_states, 1, fresh)[1], problem, found)
     return {
         "average_s": timed.wall_s,
         "average_gap": found.gap,

@@ -45,6 +45,21 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What will be done.
+
+    Attributes:
+        row: of the table; -1 for a stated decision that is no row.
+        decision: what is asked for.
+        probability: with which a policy chose the row [1].
+    """
+
+    row: int
+    decision: Decision
+    probability: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepBytes:
     """What one frame of a request carried.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
-from megopt.errors import NotOfferedError
+from megopt.errors import MegoptError, NotOfferedError
 from megopt.live.messages import Decision
 from megopt.live.modes_rows import SCHEMES, SharingTerms, sharing_decision
 from megopt.schemes.action_table import ActionTable
@@ -52,6 +54,15 @@ def decision_of(table: ActionTable, row: int, terms: SharingTerms | None = None)
         sr_scale=int(_known(knobs, "sr_scale", 1.0)),
         sr_kind="light" if terms is None else terms.sr_kind,
     )
+
+
+def row_of(table: ActionTable, decision: Decision, terms: SharingTerms | None = None) -> int:
+    """Return the first row that asks for `decision`; -1 if none does."""
+    for row in range(len(table)):
+        with suppress(MegoptError):
+            if decision_of(table, row, terms) == decision:
+                return row
+    return -1
 
 
 def device_only_row(table: ActionTable) -> int:

@@ -26,16 +26,16 @@ from megopt.diffusion.pipelines import Pipeline, latent_space
 from megopt.diffusion.super_resolution import Upscaler
 from megopt.errors import ConfigError, MegoptError, PayloadError
 from megopt.live import runs
-from megopt.live.calibration import Calibration, Taken
+from megopt.live.calibration import Calibration
 from megopt.live.connection import BusyError, Connection, LinkError
-from megopt.live.course import Course, Generated, Prompt, no_link
-from megopt.live.decisions import decision_of, device_only_row
+from megopt.live.course import Course, Decided, Generated, Prompt
+from megopt.live.decisions import decision_of, device_only_row, row_of
 from megopt.live.handover import received_checkpoint, received_image, schedule_crc
 from megopt.live.messages import Capabilities, Decision, Request, Result
 from megopt.live.modes_rows import SharingTerms
 from megopt.live.observation import LinkObserver
 from megopt.live.policy_call import chosen_row
-from megopt.live.predictions import hidden_s
+from megopt.live.predictor import Prediction, Predictor
 from megopt.live.telemetry import log_event
 from megopt.live.wire import Frame
 from megopt.metering.energy import Meter, NoMeter
@@ -43,27 +43,11 @@ from megopt.policies.base import Observation, Policy
 from megopt.ranges import require_whole, require_within
 from megopt.schemes.action_table import ActionTable
 from megopt.system.link import LinkState
-from megopt.system.outcome import Outcome, Work, outcome
 from megopt.units import BITS_PER_BYTE
 
 SMOOTHING = 0.3
 """Weight of the newest time in an estimate."""
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Choice:
-    row: int
-    decision: Decision
-    probability: float = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Prediction:
-    outcome: Outcome
-    runtime_s: float
-    table_s: float
-    spent_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +104,7 @@ class Device:
         self.table, self.policy, self.settings = table, policy, settings or DeviceSettings()
         self.shadow: Policy | None = None
         self.terms = terms
-        self._calibration = Calibration(self.settings.calibration)
+        self._predictor = Predictor(table, Calibration(self.settings.calibration))
         self._pipeline, self._observer, self._upscalers = pipeline, observer, dict(upscalers or {})
         self._meter = meter or NoMeter()
         self._told: tuple[float, Connection, Capabilities] | None = None
@@ -148,7 +132,7 @@ class Device:
         request = self._request(prompt, choice.decision)
         run = runs.begin(self._pipeline, request)
         course = Course(prompt=prompt, begun_s=begun_s, run=run, notes=notes)
-        predicted = self._predicted(choice.row, link, course.stamp("observe and decide", begun_s))
+        predicted = self._predictor.of(choice.row, link, course.stamp("observe and decide", begun_s))
         if choice.decision.mode != "device_only":
             if told is None:
                 notes.append("finished alone from step 0")
@@ -185,14 +169,14 @@ class Device:
 
     async def _decided(
         self, prompt: Prompt, told: Capabilities | None, link: LinkState | None, notes: list[str]
-    ) -> _Choice:
+    ) -> Decided:
         """Return what the policy wants and both ends can do."""
         row, probability = (self._local_row, 1.0) if link is None else await self._chosen(link, notes)
         if told is not None and link is not None:
             row = self._carried_out(row, told, link, prompt, notes)
-        return _Choice(row=row, decision=self._decision(row), probability=probability)
+        return Decided(row=row, decision=self._decision(row), probability=probability)
 
-    def _stated(self, decision: Decision, told: Capabilities | None) -> _Choice:
+    def _stated(self, decision: Decision, told: Capabilities | None) -> Decided:
         """Return a stated decision, and the row that asks for the same.
 
         Raises:
@@ -202,11 +186,7 @@ class Device:
         if problems and decision.mode != "device_only":
             message = f"mode {decision.mode}: {'; '.join(problems)}; choose what both ends can do"
             raise ConfigError(message)
-        for row in range(len(self.table)):
-            with suppress(MegoptError):
-                if self._decision(row) == decision:
-                    return _Choice(row=row, decision=decision)
-        return _Choice(row=-1, decision=decision)
+        return Decided(row=row_of(self.table, decision, self.terms), decision=decision)
 
     def _decision(self, row: int) -> Decision:
         return decision_of(self.table, row, self.terms)
@@ -237,7 +217,7 @@ class Device:
             problems = told.problems(decision, latent_space(self._pipeline))
             if not self._can_enlarge(decision):
                 problems.append(f"the device has no {decision.sr_kind} upscaler for the factor {decision.sr_scale}")
-            expected_s = told.wait_s + float(self._predicted(row, link, 0.0).outcome.latency_s[0])
+            expected_s = told.wait_s + float(self._predictor.of(row, link, 0.0).outcome.latency_s[0])
             if expected_s > prompt.deadline_s:
                 problems.append(f"the edge would need {expected_s:.3g} s, and {prompt.deadline_s:g} s are left")
         except MegoptError as error:
@@ -347,7 +327,7 @@ class Device:
     async def _on_models(self, course: Course, work: Callable[..., Found], *given: Any) -> Found:
         """Call what runs models of the device, in a thread, and note its time and joules."""
 
-        def metered() -> Found:
+        def _metered() -> Found:
             begun_s = time.monotonic()
             self._meter.begin()
             found = work(*given)
@@ -355,7 +335,7 @@ class Device:
             course.add_device(time.monotonic() - begun_s, energy)
             return found
 
-        return await asyncio.to_thread(metered)
+        return await asyncio.to_thread(_metered)
 
     def _finish(self, course: Course, decision: Decision) -> None:
         """Do what is left to do."""
@@ -386,32 +366,12 @@ class Device:
 
         self._step_s, self._fixed_s = blended(self._step_s, step_s), blended(self._fixed_s, fixed_s)
 
-    def _work(self, row: int) -> Work:
-        """Return the work of a row, fields of shape (1,); NaN for -1."""
-        work = self.table.work.take(np.array([max(row, 0)]))
-        return work if row >= 0 else Work(**{name: np.full(1, np.nan) for name in Work.__dataclass_fields__})
-
-    def _predicted(self, row: int, link: LinkState | None, spent_s: float) -> _Prediction:
-        """Return what `row` will cost on `link`, `spent_s` of which are over."""
-        work, unknown, runtime_s = self._work(row), np.full(1, np.nan), spent_s + self._calibration.runtime_s
-        found, plain = (outcome(one, link or no_link(), unknown) for one in (self._calibration.corrected(work), work))
-        return _Prediction(
-            outcome=replace(found, latency_s=found.latency_s + runtime_s - hidden_s(self.table, row, found)),
-            runtime_s=runtime_s,
-            table_s=float(plain.latency_s[0]) - hidden_s(self.table, row, plain),
-            spent_s=spent_s,
-        )
-
     def _generated(
-        self, course: Course, choice: _Choice, request: Request, link: LinkState | None, predicted: _Prediction
+        self, course: Course, choice: Decided, request: Request, link: LinkState | None, predicted: Prediction
     ) -> Generated:
         assert course.image is not None
         measured = course.outcome(request, link)
-        if choice.row >= 0 and not course.notes:
-            modelled_s = course.edge_s + course.device_s + course.link_s
-            runtime_s = max(0.0, float(measured.latency_s[0]) - modelled_s - course.queue_s - predicted.spent_s)
-            took = Taken(edge_s=course.edge_s, device_s=course.device_s, runtime_s=runtime_s)
-            self._calibration.learn(self._work(choice.row), took)
+        self._predictor.learn(choice.row, predicted, measured, course)
         return Generated(
             image=course.image,
             request_id=request.request_id,

@@ -47,9 +47,9 @@ def serve_with_edge(
         policies: by name.
         models: of the device.
         write: called once per request, in order.
-        terms: what rows leave open.
-        calibration: what earlier requests correct in a prediction.
-        shadow: asked as well, and only written down; None for nobody.
+        terms: as in `Device`.
+        calibration: as in `DeviceSettings`.
+        shadow: as in `Device`.
         edge: the edge's side; it becomes a process of its own.
         folder: for the edge's log.
         done: keys of requests that are left out.
@@ -69,11 +69,10 @@ def serve_with_edge(
         draws_groups=True,
     )
     device.shadow = shadow
-    total = sum(len(cell.prompts) for cell in wanted)
 
     async def stream(port: int) -> None:
         """Serve every cell."""
-        with tqdm(total=total, initial=len(done), unit="request") as bar:
+        with tqdm(total=sum(len(cell.prompts) for cell in wanted), initial=len(done), unit="request") as bar:
             requests = serve(wanted, device, policies, link, edge_port=port, done=done, num_warm_up=num_warm_up)
             async with aclosing(requests):
                 async for served in requests:
@@ -81,7 +80,7 @@ def serve_with_edge(
                     write(served)
                     bar.update()
 
-    overrides = {name: value for name, value in asdict(edge).items() if name != "batch_sizes"}
-    stated = {name: "null" if value is None else value for name, value in overrides.items()}
-    with edge_process(stated, folder) as port:
+    overrides = {name: "null" if value is None else value for name, value in asdict(edge).items()}
+    del overrides["batch_sizes"]  # no key of serve
+    with edge_process(overrides, folder) as port:
         asyncio.run(stream(port))

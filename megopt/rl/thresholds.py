@@ -7,11 +7,11 @@ mean over the states of the episodes is limit x H, where H is the mean over the 
     h = 1 / (1 - gamma)                      any state of an episode that a time limit cut: the critic bootstraps there
 
 Errors of the critic, costs that are spread unevenly and states from older policies shift Q by an unknown amount. It is
-measured in two parts, with Q(s_t, a_t) of the actions taken, Q(s_t, pi) of the policy there, and Q(s, pi) at replayed
-states s:
+measured in two parts, with Q(s_t, a_t) of the actions taken, Q(s_t, pi) of the acting policy there, and Q(s, slow) of
+the slow policy, which the threshold is for, at replayed states s:
 
     error     mean Q(s_t, a_t) - measured cost x H      what the critic is off by, along the policy's own path
-    drift     mean Q(s, pi) - mean Q(s_t, pi)           what replayed states are dearer than those of the policy
+    drift     mean Q(s, slow) - mean Q(s_t, pi)         what the slow policy in replay is dearer than the one that acts
 
     threshold = limit H + error + drift
 
@@ -20,8 +20,9 @@ terms of the error telescope along the path, so it needs few steps, whatever the
 is a difference of levels, so it looks back on a share of all steps.
 
 The actor is not quite at the threshold, though: it is fitted to the E-step's q, and where its class cannot follow (a
-Gaussian, at a step of the cost) it comes to rest above or below. So a slow integral of (threshold - mean Q(s, pi)) / H
-is added, over about two windows, bounded, and only while the limit is felt: it does not wind up behind a slack limit.
+Gaussian, at a step of the cost) it comes to rest above or below. So a slow integral of the distance from the threshold
+to mean Q(s, slow), over H, is added, over about two windows, bounded, and only while the limit is felt: it does not
+wind up behind a slack limit.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class CriticMeans:
 
     Attributes:
         taken: of the steps since the last update: at their states, of the actions that were taken.
-        visited: at the same states, of the policy.
-        replayed: at replayed states, of the policy.
+        visited: at the same states, of the policy that acts.
+        replayed: at replayed states, of the slow policy that the E-step begins from.
     """
 
     taken: FloatArray
@@ -86,7 +87,7 @@ class Thresholds:
     Attributes:
         measured: running mean cost per step of the acting policy, shape (num_limits,); NaN before the first step.
         values: running mean Q of each cost at the same steps, shape (num_limits,).
-        drift: running mean of how much dearer replayed states are, shape (num_limits,).
+        drift: running mean of how much dearer the slow policy in replay is, shape (num_limits,).
         horizon: H over the latest episodes.
         episode_length: mean steps of the latest episodes; NaN before the first has ended.
     """

@@ -100,17 +100,17 @@ def fit_actor(
 
 
 def cost_means(policy: CVPOPolicy, batch: CostReplaySamples, num_samples: int) -> tuple[FloatArray, FloatArray]:
-    """Return mean Q of each cost by the slow critics, shape (num_limits,) each: of the stored actions, of the policy.
+    """Return mean Q of each cost by the slow critics, shape (num_limits,) each: of stored actions, of the actor's.
 
     Args:
         policy: the networks.
         batch: states and actions.
-        num_samples: actions per state for the mean over the policy, where actions are not enumerated.
+        num_samples: actions per state for the mean over the actor, where actions are not enumerated.
     """
     head, critic = policy.head, policy.critic_target
     with th.no_grad():
         stored = critic.of_stored(batch.observations, head.encode(batch.actions))[:, 1:].mean(dim=(0, 2))
-        candidates = head.candidates(policy.actor_target(batch.observations), batch.masks, num_samples)
+        candidates = head.candidates(policy.actor(batch.observations), batch.masks, num_samples)
         values = critic.joined(batch.observations, candidates)[1:]
         shares = 1.0 / values.shape[2] if candidates.prior is None else candidates.prior
         expected = th.sum(values * shares, dim=2).mean(dim=1)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 MAX_KNOBS = 4
 MAX_TICKS = 6
-ALWAYS = ("split_step", "merge_ratio", "sr_scale")
-"""Knobs that are shown even where they never change."""
 MAX_BINS = 16
 MAX_LIMITS = 24
 KNOBS = {
@@ -45,11 +43,11 @@ def save_choices(results: Results, means: Means, path: Path) -> list[Path]:
     if chosen is None or not len(chosen):
         return []
     counts = {name: len(chosen[name].dropna().unique()) for name in (*KNOBS, "limit", "bin")}
-    knobs = [name for name in KNOBS if counts[name] > (0 if name in ALWAYS else 1)][:MAX_KNOBS]
-    if max((counts[name] for name in knobs), default=0) < 2 or counts["limit"] < 2 or counts["bin"] < 2:
+    knobs = [name for name in KNOBS if counts[name] > 1][:MAX_KNOBS]
+    if not knobs or counts["limit"] < 2 or counts["bin"] < 2:
         return []
     with plots.paper_style():
-        panels = plots.new_panels(len(knobs), width_in=0.9 + 2.1 * len(knobs), height_in=3.0)
+        panels = plots.new_panels(len(knobs), width_in=max(5.8, 0.9 + 2.1 * len(knobs)), height_in=3.0)
         for panel, knob in zip(panels, knobs, strict=True):
             plot_choice(chosen, knob, panel)
         quantity = str(means.points["limit_quantity"].iloc[0])
@@ -57,7 +55,9 @@ def save_choices(results: Results, means: Means, path: Path) -> list[Path]:
         for panel in panels[1:]:
             panel.tick_params(labelleft=False)
         shown = policy.replace("_", " ")
-        note = f"most frequent choice of {shown}; grey: does not apply; {means.note}"
+        fixed = [f"{KNOBS[name].lower()} {chosen[name].dropna().iloc[0]:g}" for name in KNOBS if counts[name] == 1]
+        same = f"; always {', '.join(fixed)}" if fixed else ""
+        note = f"most frequent choice of {shown}; grey: does not apply{same}; {means.profile}"
         plots.stamp(panels[0], note)
         return plots.save_figure(panels[0], path)
 
@@ -80,7 +80,7 @@ def plot_choice(chosen: pd.DataFrame, knob: str, ax: Axes) -> Axes:
     mesh = ax.pcolormesh(edges, np.arange(len(grid) + 1) - 0.5, shown, rasterized=True, **style)
     ax.set_facecolor("0.85")
     every = max(1, -(-len(grid) // 8))
-    ax.set_yticks(range(0, len(grid), every), [f"{limit:.3g}" for limit in grid.index[::every]])
+    ax.set_yticks(range(0, len(grid), every), [f"{limit:.4g}" for limit in grid.index[::every]])
     ax.set_xlabel("SNR of the request [dB]")
     ax.set_title(KNOBS[knob], fontsize=8)
     ax.grid(visible=False)
