@@ -16,14 +16,15 @@ SMALL = {"num_states": 4_000, "num_rows": 50, "num_lp_states": 60, "num_lp_rows"
 
 @pytest.mark.slow
 def test_long_run_answers_stand_beside_highs_and_on_fresh_states() -> None:
-    found = solvers.run(("average", "lp", "queue"), num_queue_points=11, num_queue_rows=8, **SMALL)
+    methods = ("highs-ipm", "highs-ds")
+    found = solvers.run(("average", "lp", "queue"), lp_methods=methods, num_queue_points=11, num_queue_rows=8, **SMALL)
     assert all(np.isfinite(value) for value in found.values())
     assert max(found["average_gap"], found["lp_gap"], found["queue_gap"]) <= 1e-6
     assert found["lp_difference"] <= 1e-6
     assert found["average_violation"] <= 1e-9
     assert found["average_fresh_violation"] <= 0.05
     assert found["queue_fresh_violation"] <= 4.0 * found["queue_fresh_error"] + 0.05
-    fastest = min(found["lp_highs_s"], found["lp_highs_ipm_s"])
+    fastest = min(found["lp_highs_ds_s"], found["lp_highs_ipm_s"])
     assert found["speedup_over_highs"] == fastest / found["lp_average_s"]
     assert found["queue_num_pairs"] == 4 * 11 * 8
     assert list(found)[:3] == ["average_s", "average_gap", "speedup_over_highs"]
@@ -49,6 +50,8 @@ def test_parts_of_a_cell_keep_their_keys_behind_the_name_of_the_part() -> None:
 def test_unknown_parts_are_named() -> None:
     with pytest.raises(ConfigError, match=r"parts \['all'\]; expected a list of average, lp, queue, cell, allocation"):
         solvers.run(["all"])
+    with pytest.raises(ConfigError, match=r"lp_methods simplex; expected a list of highs-ipm, highs-ds; change what"):
+        solvers.run(["lp"], lp_methods="simplex")
 
 
 def test_the_best_run_counts_and_warm_ones_do_not() -> None:
