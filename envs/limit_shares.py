@@ -3,8 +3,9 @@
     bound = cheapest + share (best - cheapest)
 
 where `cheapest` is the least mean cost of any row chosen for every request and `best` the mean cost of the row of
-highest quality. Share 0 leaves the cheapest row alone, share 1 and more leaves the limit slack. A profile that is
-measured anew moves the limits with its costs.
+best quality. Share 1 and more leaves the limit slack; near share 0 one limit leaves the cheapest row alone, and several
+can exclude one another, for each has its own cheapest row. A profile that is measured anew moves the limits with its
+costs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from megopt.arrays import FloatArray
 from megopt.envs.parameters import EnvParams
+from megopt.errors import ConfigError
 from megopt.problem import evaluate
 from megopt.ranges import require_within
 
@@ -28,11 +30,14 @@ def limit_bounds(params: EnvParams, share: float) -> tuple[float, ...]:
         share: where in the range from the cheapest row to the best one, in [0, 10].
 
     Raises:
-        ConfigError: for a share out of range.
+        ConfigError: for a share out of range, or a limit on quality, which is a floor.
     """
     require_within("scenario", 0.0, 10.0, limit_share=share)
+    if any(limit.quantity == "quality" for limit in params.problem.limits):
+        message = f"scenario: limit_share {share:g} with a limit on quality; expected limits on costs; state the floor"
+        raise ConfigError(message)
     means, quality = _means(params)
-    best = int(np.argmax(quality))
+    best = int(np.argmin(params.problem.sense_of("quality") * quality))
     lows = np.min(means, axis=0)
     return tuple(float(f"{low + share * (high - low):.3g}") for low, high in zip(lows, means[best], strict=True))
 

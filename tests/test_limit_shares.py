@@ -36,6 +36,20 @@ def test_bounds_grow_with_the_share_and_are_on_the_costs_that_are_named() -> Non
         limit_bounds(params, -0.1)
 
 
+def test_the_best_row_is_that_of_the_metric() -> None:
+    params = meg_cvpo(**DEFAULT, metric="frechet", is_pipelined=False)  # type: ignore[arg-type]
+    work, distance = params.table.work, params.table.metric("frechet")
+    energy_j = work.edge_energy_j + work.device_energy_j
+    assert limit_bounds(params, 1.0)[1] == pytest.approx(energy_j[np.nanargmin(distance)], rel=5e-3)
+
+
+def test_a_floor_of_quality_has_no_share() -> None:
+    params = meg_cvpo(**DEFAULT)  # type: ignore[arg-type]
+    floor = replace(params, problem=replace(params.problem, limits=(Limit(quantity="quality", bound=20.0),)))
+    with pytest.raises(ConfigError, match=r"limit_share 0\.5 with a limit on quality"):
+        limit_bounds(floor, 0.5)
+
+
 def test_both_limits_of_the_default_scenario_bind() -> None:
     params = meg_cvpo(**DEFAULT, limit_share=0.5)  # type: ignore[arg-type]
     links = recorded_fading(params, num_episodes=16, seed=0)

@@ -308,6 +308,7 @@ def test_off_loopback_needs_a_token() -> None:
 def test_logs_are_json_without_prompts(service: EdgeService, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="megopt.live"):
         heard(service, request_of(prompt="a red cube on grass"))
+        until_idle(service)
     (line,) = [record.message for record in caplog.records if record.name == "megopt.live"]
     logged = json.loads(line)
     assert (logged["event"], logged["reason"], logged["split_step"]) == ("request", "done", 2)

@@ -131,6 +131,8 @@ def test_a_sweep_below_every_mean_is_infeasible_throughout() -> None:
     assert curve.gap_between == 0.0
     assert np.isneginf(-curve.bound_at(np.array([1.0])))
     assert np.isnan(curve.reached_at(np.array([1.0])))
+    with pytest.raises(ProblemError, match=r"sweep of latency_s: limits \[1\.0, inf\]; expected finite numbers"):
+        average_limits_sweep.sweep(table, link, QUALITY, "latency_s", np.array([1.0, np.inf]))
 
 
 CORNER = np.array([[0.0, 1.0], [0.1, 0.1], [1.0, 0.0], [0.5, 0.5]])

@@ -200,13 +200,18 @@ def test_noised_latents_lie_on_the_path_of_a_perfect_denoiser(
         clean = torch.full_like(noise, 0.7)
         output = noise - clean
     else:  # noise; the clean latent is the one whose path begins at `begin.latent`
-        signal, level = region_completion._noised(pipeline, begin, one, zero), region_completion._noised(pipeline, begin, zero, one)
+        signal, level = (
+            region_completion._noised(pipeline, begin, one, zero),
+            region_completion._noised(pipeline, begin, zero, one),
+        )
         clean = (begin.latent - level * noise) / signal
         output = noise
     monkeypatch.setattr(sampling, "_guided_output", lambda *_: output)
     for step in range(NUM_STEPS):
         run = advance(pipeline, begin, step)
-        torch.testing.assert_close(region_completion._noised(pipeline, run, clean, noise), run.latent, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(
+            region_completion._noised(pipeline, run, clean, noise), run.latent, atol=1e-3, rtol=1e-4
+        )
 
 
 def test_conditioning_may_be_given(pipelines: dict[str, Any]) -> None:

@@ -66,7 +66,8 @@ def run(
       (below 0 where all means have room).
     lp: the same solver beside HiGHS on one instance of `num_lp_states` x `num_lp_rows`.
     - speedup_over_highs: the fastest of lp_highs_ipm_s, by interior point, and lp_highs_ds_s, by dual simplex, over
-      lp_average_s. Both are the linear program alone, without building it; lp_average_s is our whole call.
+      lp_average_s. Both are the linear program alone, without building it, solved once; lp_average_s is
+      our whole call, the best of `repeats`.
     - lp_difference: largest relative distance of the values. lp_gap: certified gap of ours on that instance.
     queue: the occupancy program of an edge queue, under limits on mean latency, waiting included, and energy.
     - queue_s: one whole solve; queue_gap: its certified gap; queue_num_pairs: its unknowns.

@@ -35,12 +35,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from megopt import __version__
 from megopt.errors import ConfigError, PayloadError
 from megopt.live.jobs import Job
+from megopt.live.messages import Capabilities
 from megopt.live.modes_layers import add_layer_routes
 from megopt.live.modes_service import SharingEdgeService
+from megopt.live.openapi import FRAMES, answers, guarded, takes_frame
 from megopt.live.service import EdgeService, RefusedError
 from megopt.live.telemetry import log_event
 
-FRAMES = "application/vnd.megopt.frames"
 MAX_REQUEST_BYTES = 1 << 16
 MAX_PROBE_BYTES = 1 << 20
 REFUSAL_STATUS = {"busy": 429, "closing": 503, "other_request": 409}
@@ -63,24 +64,31 @@ def create_app(service: EdgeService, *, token: str | None = None, grace_s: float
         yield
         await asyncio.to_thread(service.close, grace_s)
 
-    app = FastAPI(title="megopt edge", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    document = {} if token is None else guarded()
+    app = FastAPI(
+        title="megopt edge", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, **document
+    )
     if token is not None:
         app.middleware("http")(_guard(token))
     app.add_exception_handler(PayloadError, _bad_payload)
     app.add_exception_handler(RefusedError, _refusal)
-    calls = _Calls(service)
-    for path, call, method in (
-        ("/v1/capabilities", calls.capabilities, "GET"),
-        ("/v1/requests", calls.submit, "POST"),
-        ("/v1/requests/{request_id}", calls.fetch, "GET"),
-        ("/v1/requests/{request_id}", calls.cancel, "DELETE"),
-        ("/v1/probe", calls.probe, "GET"),
-        ("/metrics", calls.metrics, "GET"),
-    ):
-        app.add_api_route(path, call, methods=[method], response_model=None)
+    _add_routes(app, _Calls(service))
     if isinstance(service, SharingEdgeService):
         add_layer_routes(app, service.sessions)
     return app
+
+
+def _add_routes(app: FastAPI, calls: _Calls) -> None:
+    one, frames = "/v1/requests/{request_id}", answers(200, FRAMES, 400, 409, 429, 503)
+    for path, call, method, said in (
+        ("/v1/capabilities", calls.capabilities, "GET", answers(200, "application/json", model=Capabilities)),
+        ("/v1/requests", calls.submit, "POST", frames | takes_frame()),
+        (one, calls.fetch, "GET", answers(200, FRAMES, 404)),
+        (one, calls.cancel, "DELETE", answers(204, None, 404)),
+        ("/v1/probe", calls.probe, "GET", answers(200, "application/octet-stream")),
+        ("/metrics", calls.metrics, "GET", answers(200, "text/plain")),
+    ):
+        app.add_api_route(path, call, methods=[method], response_class=Response, **said)
 
 
 def serve(

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from fastapi import FastAPI, Response
 from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse
 
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.conditioning import Conditioning
@@ -29,11 +30,11 @@ from megopt.live import runs
 from megopt.live.handover import schedule_crc
 from megopt.live.messages import Request
 from megopt.live.modes_crossing import crossing_frame, received_crossing
+from megopt.live.openapi import FRAMES, answers, takes_frame
 from megopt.live.wire import Frame, FrameLimits
 from megopt.ranges import require_whole, require_within
 
 MAX_OPENING_BYTES = 1 << 16
-FRAMES = "application/vnd.megopt.frames"
 
 
 @dataclass(slots=True, eq=False)
@@ -155,12 +156,12 @@ class LayerSessions:
 def add_layer_routes(app: FastAPI, sessions: LayerSessions) -> None:
     """Add the calls of layer split to the application of an edge."""
     calls = _Calls(sessions)
-    for path, call, method in (
-        ("/v1/layers", calls.open, "POST"),
-        ("/v1/layers/{request_id}/{step}", calls.step, "POST"),
-        ("/v1/layers/{request_id}", calls.close, "DELETE"),
+    for path, call, method, said in (
+        ("/v1/layers", calls.open, "POST", answers(204, None, 400) | takes_frame()),
+        ("/v1/layers/{request_id}/{step}", calls.step, "POST", answers(200, FRAMES, 400) | takes_frame()),
+        ("/v1/layers/{request_id}", calls.close, "DELETE", answers(204, None, 404)),
     ):
-        app.add_api_route(path, call, methods=[method], response_model=None)
+        app.add_api_route(path, call, methods=[method], response_class=Response, **said)
 
 
 class _Calls:
@@ -181,7 +182,9 @@ class _Calls:
 
     async def close(self, request_id: str) -> Response:
         """Forget a session."""
-        return Response(status_code=204 if self._sessions.close(request_id) else 404)
+        if self._sessions.close(request_id):
+            return Response(status_code=204)
+        return JSONResponse({"error": "no such session, or one that is closed"}, 404)
 
 
 async def _body(request: HttpRequest, most: int) -> bytes:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megopt.analysis.plots import COLORS, DASHES, MARKERS, stamp
+from megopt.analysis.plots import COLORS, DASHES, MARKERS, metric_label, stamp
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from megopt.schemes.action_table import ActionTable
+
 COLUMNS = {
-    "quality": "PSNR [dB]",
+    "quality": "quality",
     "latency_s": "latency [s]",
     "energy_j": "energy [J]",
     "violation_rate": "episodes over a limit [1]",
 }
-"""Columns that are drawn, with the labels of their axes."""
+"""Columns that are drawn, with the labels of their axes; quality is labelled by its metric."""
 AXES = {"power_dbm": "transmit power [dBm]", "limit_share": "limits, share of their range [1]"}
 NAMES = {
     "cvpo": "CVPO",
@@ -30,12 +32,13 @@ NAMES = {
 """Names in the legend where they differ from those in the table."""
 
 
-def draw(table: pd.DataFrame, profile: str) -> Axes:
+def draw(table: pd.DataFrame, actions: ActionTable, metric: str) -> Axes:
     """Return the first axes of a grid: a row per axis of the sweep, a column per quantity.
 
     Args:
         table: rows of `megopt.reproductions.meg_cvpo.sweep_table`.
-        profile: name of the tables behind it.
+        actions: the rows behind it, with their provenance.
+        metric: what quality is.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,11 +52,12 @@ def draw(table: pd.DataFrame, profile: str) -> Axes:
         for column, panel in zip(COLUMNS, row, strict=True):
             plot_column(points, column, panel)
             panel.set_xlabel(AXES[axis])
-            panel.set_ylabel(COLUMNS[column])
+            panel.set_ylabel(metric_label(metric) if column == "quality" else COLUMNS[column])
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
     first: Axes = panels[0][0]
-    stamp(first, f"profile {profile}; means per request; grey: limit")
+    kinds = sorted({kind for text in actions.kind for kind in str(text).split("+") if kind})
+    stamp(first, f"profile {actions.profile}; data: {', '.join(kinds)}; means per request; grey: limit")
     return first
 
 

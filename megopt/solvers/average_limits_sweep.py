@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from megopt.arrays import FloatArray
+from megopt.errors import ProblemError
 from megopt.problem import Problem, ceilings
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers.average_limits import AverageSolution, expanded, limited_costs, scored, solve, state_weights
@@ -53,9 +54,12 @@ def sweep(
         tolerance: relative gap at which to stop.
 
     Raises:
-        ProblemError: as `average_limits.solve`.
+        ProblemError: as `average_limits.solve`, and for limits that are not finite.
     """
     start = time.perf_counter()
+    if not np.isfinite(limits).all():
+        message = f"sweep of {quantity}: limits {np.asarray(limits).tolist()}; expected finite numbers"
+        raise ProblemError(message)
     problems = [problem.with_limit(quantity, float(bound)) for bound in limits]
     order = np.argsort([ceilings(swept)[-1] for swept in problems], kind="stable")
     points = list(_walk(table, link, [problems[number] for number in order], weights, tolerance))
