@@ -44,6 +44,7 @@ Schemes = Scheme | Said | Sequence[Scheme | Said] | None
 DEFAULT_PROFILE = "megsplitting_sdxl"
 DEFAULT_CELL_PROFILE = "h100__snapdragon8gen3__sdxl"
 DEFAULT_CVPO_PROFILE = "bundled"
+_CELL_LINK = Link(bandwidth_hz=20e6)
 CVPO_STEPS = tuple(range(4, 13))
 CVPO_MERGE_RATIOS = tuple(round(0.1 * tenth, 1) for tenth in range(10))
 _CVPO_PARTS: tuple[tuple[Side, str], ...] = (
@@ -82,7 +83,7 @@ def request(
         deadline_s: a request that takes longer is reported as late [s].
     """
     table = _table(schemes, profile_of(profile))
-    own_link = Link() if link is None else link_of(link)
+    own_link = Link() if link is None else link_of(link, Link())
     return EnvParams(
         table=table,
         link=own_link,
@@ -228,7 +229,7 @@ def cell(
     """
     tables = profile_of(profile)
     table = _table(schemes, tables)
-    own_link = Link(bandwidth_hz=20e6) if link is None else link_of(link)
+    own_link = _CELL_LINK if link is None else link_of(link, _CELL_LINK)
     return CellParams(
         table=table,
         link=own_link,

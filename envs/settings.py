@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -79,8 +80,8 @@ def channel_of(said: Channel | Said, link: Link) -> Channel:
     return made
 
 
-def link_of(said: Link | Said) -> Link:
-    """Return a link; a mapping without a name sets fields of `Link()`.
+def link_of(said: Link | Said, default: Link) -> Link:
+    """Return a link; a mapping without a name changes fields of `default`.
 
     Raises:
         ConfigError: for a name or a field that does not exist.
@@ -88,7 +89,8 @@ def link_of(said: Link | Said) -> Link:
     if isinstance(said, Link):
         return said
     if isinstance(said, Mapping) and "name" not in said:
-        return _call("link", Link, said)
+        _call("link", Link, said)
+        return replace(default, **{str(key): value for key, value in said.items()})
     made = _from_conf("link", said, {})
     assert isinstance(made, Link)
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,11 @@ def test_fields_stand_in_place_of_those_of_the_name() -> None:
     assert settings.channel_of("rayleigh", Link()) == Rayleigh(snr_db=10.0)
     assert settings.channel_of({"name": "rician", "snr_db": 4.0}, Link()) == Rician(snr_db=4.0, k_factor_db=9.0)
     assert settings.channel_of({"name": "trace", "snr_db": np.array([1.0, 2.0])}, Link()).recorded_snr.size == 2  # type: ignore[attr-defined]
-    assert settings.link_of({"bandwidth_hz": 3e6}) == Link(bandwidth_hz=3e6)
-    assert settings.link_of({"name": "cqi", "bler": 0.2}).adaptation == "cqi"
-    assert settings.link_of("megsplitting") == Link(bandwidth_hz=1e6)
+    assert settings.link_of({"bandwidth_hz": 3e6}, Link()) == Link(bandwidth_hz=3e6)
+    wide = Link(bandwidth_hz=20e6)
+    assert settings.link_of({"device_rx_power_w": 1.0}, wide) == replace(wide, device_rx_power_w=1.0)
+    assert settings.link_of({"name": "cqi", "bler": 0.2}, Link()).adaptation == "cqi"
+    assert settings.link_of("megsplitting", Link()) == Link(bandwidth_hz=1e6)
     assert settings.arrivals_of(0.2) == Poisson(requests_per_s=0.2)
     assert settings.arrivals_of({"requests_per_s": [0.1, 0.2]}) == Poisson(requests_per_s=[0.1, 0.2])
     assert settings.arrivals_of({"num_requests": [1, 0]}) == ArrivalTrace(num_requests=[1, 0])

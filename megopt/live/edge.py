@@ -31,6 +31,7 @@ from typing import Annotated, Any
 import uvicorn
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.routing import Match
 
 from megopt import __version__
 from megopt.errors import ConfigError, PayloadError
@@ -72,6 +73,7 @@ def create_app(service: EdgeService, *, token: str | None = None, grace_s: float
         app.middleware("http")(_guard(token))
     app.add_exception_handler(PayloadError, _bad_payload)
     app.add_exception_handler(RefusedError, _refusal)
+    app.add_exception_handler(405, _wrong_method)
     _add_routes(app, _Calls(service))
     if isinstance(service, SharingEdgeService):
         add_layer_routes(app, service.sessions)
@@ -270,3 +272,10 @@ async def _refusal(request: Request, error: Exception) -> Response:
     content = {"error": str(error), "reason": error.reason, "retry_after_s": error.retry_after_s}
     after = {} if error.retry_after_s is None else {"Retry-After": str(math.ceil(error.retry_after_s))}
     return JSONResponse(content, REFUSAL_STATUS[error.reason], after)
+
+
+async def _wrong_method(request: Request, error: Exception) -> Response:
+    """Name the methods of all routes of the path; the framework names those of its first route only."""
+    found = [route for route in request.app.routes if route.matches(request.scope)[0] is Match.PARTIAL]
+    allowed = sorted({method for route in found for method in route.methods})
+    return JSONResponse({"error": f"expected {' or '.join(allowed)}"}, 405, {"Allow": ", ".join(allowed)})
