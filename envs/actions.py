@@ -149,7 +149,7 @@ class ActionMap:
         env = int(np.flatnonzero(is_bad.reshape(len(came), -1).any(axis=1))[0])
         message = (
             f"action of environment {env} is {came[env]!s} ({came.dtype}); expected {self._words()}; "
-            'send one from action_space, or make the environment with bad_actions="clip"'
+            f"{remedy(came[env])}"
         )
         raise ActionError(message)
 
@@ -185,6 +185,13 @@ class ActionMap:
             'bad_actions="clip"'
         )
         raise ActionError(message)
+
+
+def remedy(came: np.ndarray) -> str:
+    """Return what to do about a bad action; NaN is never clipped."""
+    if np.issubdtype(came.dtype, np.floating) and not np.isfinite(came).all():
+        return "look for the NaN or infinity in the policy that sent it"
+    return 'send one from action_space, or make the environment with bad_actions="clip"'
 
 
 def _space(kind: str, num_rows: int, sizes: list[int]) -> spaces.Space[object]:

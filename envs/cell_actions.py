@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium import spaces
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
-from megopt.envs.actions import KINDS, ActionError, ActionMap
+from megopt.envs.actions import KINDS, ActionError, ActionMap, remedy
 from megopt.errors import ConfigError
 from megopt.schemes.action_table import ActionTable
 
@@ -51,8 +51,7 @@ class DeviceMap(ActionMap):
         """Raise for the first device with a bad action."""
         flat = int(np.flatnonzero(is_bad.reshape(len(came), -1).any(axis=1))[0])
         message = (
-            f"{self._named(flat)} is {came[flat]!s} ({came.dtype}); expected {self._words()}; "
-            'send one from action_space, or make the environment with bad_actions="clip"'
+            f"{self._named(flat)} is {came[flat]!s} ({came.dtype}); expected {self._words()}; {remedy(came[flat])}"
         )
         raise ActionError(message)
 

@@ -88,4 +88,4 @@ class CellTransition:
 
 def per_cell(column: NDArray[Number], num_devices: int) -> NDArray[Number]:
     """Return the sums over each cell's devices of a column (num_flat,) or of columns (num_flat, num_columns)."""
-    return np.asarray(column.reshape(-1, num_devices, *column.shape[1:]).sum(axis=1))
+    return np.asarray(column.reshape(len(column) // num_devices, num_devices, *column.shape[1:]).sum(axis=1))

@@ -81,6 +81,12 @@ class RequestVecEnv(VecEnv):
             vector: a vector environment, in place of `num_envs` and settings.
             **settings: keywords of `RequestVectorEnv`.
         """
+        if vector is not None and (settings or not isinstance(vector, VectorShell)):
+            message = (
+                f"RequestVecEnv: vector {type(vector).__name__} with settings {', '.join(settings) or 'none'}; "
+                "expected a vector environment of megopt alone; give the settings where it is made"
+            )
+            raise ConfigError(message)
         self.vector: VectorShell[Any, Any] = vector or RequestVectorEnv(num_envs, **settings)
         mode = self.vector.metadata["autoreset_mode"]
         if mode != AutoresetMode.SAME_STEP:

@@ -135,6 +135,7 @@ def _unknown_key(key: str, verb: str) -> str:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module(version_base="1.3", config_module="megopt.conf"):
         known = _leaf_keys(OmegaConf.to_container(hydra.compose(config_name=root_name(verb)), resolve=False))
+    known = [name for name in known if not name.rpartition(".")[2].startswith("_")]
     near = difflib.get_close_matches(key, [*known, *{name.split(".")[0] for name in known}], n=1)
     guess = f"; did you mean {near[0]}?" if near else ""
     return f"{verb} has no key {key!r}{guess} (`megopt {verb} --help` lists the keys)"

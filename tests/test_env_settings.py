@@ -150,3 +150,28 @@ def test_unknown_autoreset_modes_are_refused() -> None:
 def test_noise_of_static_channels_needs_no_link() -> None:
     assert settings.channel_of("static", Link()) == Static(snr_db=10.0)
     assert isinstance(settings.channel_of("trace", Link()), Trace)
+
+
+def test_a_cell_without_limits_decides() -> None:
+    env = gym.make("megopt/Cell-v0", problem="min_latency", num_devices=3)
+    env.reset(seed=0)
+    *_, info = env.step(env.action_space.sample())
+    assert info["costs"].shape == (0,)
+    assert info["cost"] == 0.0
+
+
+def test_a_vector_environment_takes_no_settings_on_top() -> None:
+    from megopt.envs.sb3 import RequestVecEnv
+
+    vector: Any = gym.make_vec("megopt/Request-v0", num_envs=2)
+    for given in ({"vector": vector, "actions": "box"}, {"vector": 3}):
+        with pytest.raises(ConfigError, match="expected a vector environment of megopt alone"):
+            RequestVecEnv(**given)
+
+
+def test_a_nan_is_not_advised_to_be_clipped() -> None:
+    env = gym.make("megopt/Request-v0", actions="box", bad_actions="clip")
+    env.reset(seed=0)
+    with pytest.raises(MegoptError, match="look for the NaN or infinity in the policy") as caught:
+        env.step(np.full(env.action_space.shape or (), np.nan))
+    assert "clip" not in str(caught.value)

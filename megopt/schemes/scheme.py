@@ -140,6 +140,6 @@ def compile_all(schemes: list[Scheme], profile: Profile) -> tuple[ActionTable, l
         except NotOfferedError as error:
             notes.append(str(error))
     if not tables:
-        message = "; ".join(notes) or "no scheme was named; choose with scheme=[conventional,step_split]"
+        message = "; ".join(notes) or "no scheme was named; name some, such as conventional and step_split"
         raise SchemeError(message)
     return concat(tables), notes
