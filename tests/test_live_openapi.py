@@ -86,13 +86,15 @@ def test_every_answer_is_as_the_document_says(document: Any, method: str, path: 
     known = data.draw(st.sampled_from([{}, *({"request_id": name} for name in IDS)])) if "{" in path else {}
     case = data.draw(document[path][method].as_strategy(generation_mode=mode, path_parameters=known))
     response = case.call(headers=HEADERS)
+    assert response.status_code < 500
     # which bytes are a frame is more than a document can say: a right body may be refused
     case.validate_response(response, headers=HEADERS, excluded_checks=[positive_data_acceptance])
 
 
 def test_a_wrong_method_is_told_the_right_ones(document: Any) -> None:
     for path in {path for _, path in ROUTES}:
-        case = next(iter(document[path].values())).Case(path_parameters={"request_id": "0", "step": 0}, method="OPTIONS")
+        route = next(iter(document[path].values()))
+        case = route.Case(path_parameters={"request_id": "0", "step": 0}, method="OPTIONS")
         answer = case.call(headers=HEADERS)
         assert answer.status_code == 405
         assert answer.headers["allow"] == [", ".join(sorted(method for method, known in ROUTES if known == path))]
