@@ -268,7 +268,8 @@ def test_a_cell_is_served_over_the_shim_and_its_bits_are_predicted(
         assert bits["uplink"] == pytest.approx(table.work.uplink_bits[1], rel=0.05)
         assert bits["downlink"] == pytest.approx(table.work.downlink_bits[1], rel=0.05)
         predicted, measured = served.found.predicted, served.found.measured
-        air_s = predicted.downlink_s + predicted.uplink_s + narrow.round_trip_s
+        down, up = (bits[way] / getattr(table.work, f"{way}_bits")[1] for way in ("downlink", "uplink"))  # as sent
+        air_s = predicted.downlink_s * down + predicted.uplink_s * up + narrow.round_trip_s
         assert measured.downlink_s + measured.uplink_s >= 0.95 * air_s  # all of it does cross the link
 
 

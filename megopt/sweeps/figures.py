@@ -103,7 +103,8 @@ def _save_images(results: Results, means: Means, compiled: Compiled, path: Path)
     except MegoptError:  # the profile of the records is not on this machine
         return []
     chosen = _rows_by_limit(results, means)
-    if not can_be_drawn(profile) or not chosen or any(table.label[row] != label for row, (_, label) in chosen.items()):
+    is_other = any(row >= len(table) or table.label[row] != label for row, (_, label) in chosen.items())
+    if not can_be_drawn(profile) or not chosen or is_other:
         return []
     limits = {row: limit for row, (limit, _) in chosen.items()}
     quantity = str(means.points["limit_quantity"].iloc[0])
