@@ -48,7 +48,7 @@ def _serve(config: DictConfig, profile: Any, schemes: list[Any], wanted: list[Ce
     from megopt.live.local_models import LocalModels
     from megopt.live.modes_rows import terms_of
     from megopt.live.parity import tightened
-    from megopt.live.parity_compute import compute_of
+    from megopt.live.parity_compute import compute_of, measured_here
     from megopt.live.parity_run import serve_with_edge
     from megopt.live.predictions import with_frames
     from megopt.metering.profiling import SideRequest
@@ -59,7 +59,7 @@ def _serve(config: DictConfig, profile: Any, schemes: list[Any], wanted: list[Ce
     captions = [prompt.text for cell in wanted for prompt in cell.prompts]
     sampling = Sampling(sampler=config.sampler, guidance_scale=config.guidance_scale, seed=config.seed)
     how = {"captions": captions, "sampling": sampling, "folder": folder, "budget_s": config.budget_s}
-    timed = compute_of(config.compute, profile, edge, own, models, **how)
+    timed = compute_of(config.compute, profile, lambda: measured_here(profile, edge, own, models, **how))
     table = with_frames(compile_all(schemes, timed)[0])
     problem, _ = problem_of(config.problem, profile, table)
     built = {"table": table, "problem": tightened(problem, config.limit_margin)}

@@ -37,6 +37,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         latent_noise=config.latent_noise,
         sr_scale=config.sr_scale,
         device=config.device,
+        is_compiled=config.compile,
     )
     folder, card = train_part(request)
     done = f"{card.num_steps} steps in {card.training_s / 60:.1f} min"

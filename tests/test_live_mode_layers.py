@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megopt.diffusion import codec
+from megopt.diffusion.conditioning import encode_run
 from megopt.diffusion.layers import Body, LayerSplit, denoiser_crc
 from megopt.diffusion.sampling import decode
 from megopt.errors import PayloadError
@@ -97,7 +98,7 @@ def test_a_step_sent_again_is_computed_once_and_others_are_refused(pipelines: di
     request = request_of(decision, schedule_crc=schedule_crc(run))
     sessions.open(request.frame().to_bytes())
     sessions.open(request.frame().to_bytes())
-    split, told = LayerSplit(pipeline, INNER), runs.conditioning(pipeline, run)
+    split, told = LayerSplit(pipeline, INNER), encode_run(pipeline, run)
     up, _ = split.head(run, told)
     payload = crossing_frame("activations", 0, up, decision).to_bytes()
     answer = sessions.step(request.request_id, 0, payload)
@@ -141,7 +142,7 @@ def test_any_bytes_are_answered_or_refused(pipelines: dict[str, Any], data: st.D
     sessions._crc = 1  # the checksum takes its time
     request = request_of(decision, schedule_crc=schedule_crc(run))
     sessions.open(request.frame().to_bytes())
-    up, _ = LayerSplit(pipeline, Body(first="mid_block")).head(run, runs.conditioning(pipeline, run))
+    up, _ = LayerSplit(pipeline, Body(first="mid_block")).head(run, encode_run(pipeline, run))
     good = bytearray(crossing_frame("activations", 0, replace(up, skips=()), decision).to_bytes())
     good[data.draw(st.integers(0, len(good) - 1))] ^= data.draw(st.integers(1, 255))
     for payload in (bytes(good), data.draw(st.binary(max_size=100))):

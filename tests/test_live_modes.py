@@ -15,6 +15,7 @@ import torch
 
 from megopt.diffusion import codec
 from megopt.diffusion.checkpoint import Checkpoint
+from megopt.diffusion.conditioning import encode_run
 from megopt.diffusion.layers import Body, LayerSplit, step_with
 from megopt.diffusion.region_completion import complete, make_region
 from megopt.diffusion.sampling import advance, decode
@@ -110,7 +111,7 @@ def test_sdxl_is_told_where_the_region_was_cut_out(pipelines: dict[str, Any]) ->
     taken = received_checkpoint(Frame(kind="result", parts=last.parts), begun, 4, REGION)
     region = region_of(PART, (32, 32), 4)
     whole = complete(pipelines["sdxl"], begun, region, make_region(pipelines["sdxl"], begun, region))
-    told = runs.conditioning(pipelines["sdxl"], begun)
+    told = encode_run(pipelines["sdxl"], begun)
     (finished,) = runs.steps(pipelines["sdxl"], taken, told, 4)
     assert torch.equal(finished.latent, whole.latent)
 
@@ -194,7 +195,7 @@ def test_both_ends_stay_in_step_at_any_number_of_bits(edge: Edge, pipelines: dic
     decision = replace(NOISE, codec_bits=bits)
     found = made(device_of(pipelines["sd_device"]), decision, edge)
     run = runs.begin(pipelines["sd"], request_of(decision))
-    told, split = runs.conditioning(pipelines["sd"], run), LayerSplit(pipelines["sd"], Body())
+    told, split = encode_run(pipelines["sd"], run), LayerSplit(pipelines["sd"], Body())
     while run.step < run.num_steps:
         noise = split.run_body(split.head(run, told)[0], run, told).hidden
         sent = codec.decode(codec.encode(noise[0].numpy(), bits))
@@ -208,7 +209,7 @@ def test_a_device_goes_on_alone_after_some_noise(edge: Edge, pipelines: dict[str
     first, second, *_ = heard_by(edge, request)
     begun = runs.begin(pipelines["sd"], request)
     taken = received_checkpoint(second, received_checkpoint(first, begun, 1, NOISE), 2, NOISE)
-    told = runs.conditioning(pipelines["sd"], taken)
+    told = encode_run(pipelines["sd"], taken)
     *_, finished = runs.steps(pipelines["sd"], taken, told, 4)
     assert torch.equal(finished.latent, unsplit(pipelines["sd"], NOISE).latent)
     with pytest.raises(PayloadError, match="expected step 1; a frame is missing"):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from megopt.diffusion import codec, region_completion, sampling
 from megopt.diffusion.checkpoint import Checkpoint
-from megopt.diffusion.conditioning import encode
+from megopt.diffusion.conditioning import encode, encode_run
 from megopt.diffusion.region_completion import complete, make_region
 from megopt.diffusion.regions import Region, primary_region, region_payload_bits
 from megopt.diffusion.sampling import advance, decode, start
@@ -226,7 +226,7 @@ def test_conditioning_may_be_given(pipelines: dict[str, Any]) -> None:
 
 def test_sdxl_is_told_where_the_region_was_cut_out(pipelines: dict[str, Any]) -> None:
     begin = begun(pipelines["sdxl"], "euler")
-    cropped = region_completion._cropped(region_completion._encoded(pipelines["sdxl"], begin), PART, begin)
+    cropped = region_completion.cropped(encode_run(pipelines["sdxl"], begin), PART, begin)
     assert cropped.sizes_px is not None
     assert cropped.sizes_px[0].tolist() == [32, 32, 8, 0, 16, 24]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.pipelines import Pipeline, family
 from megopt.errors import ConfigError
 
@@ -65,6 +66,18 @@ def encode(
         text=text,
         pooled=pooled,
         sizes_px=sizes.repeat(len(text), 1) if family(pipeline).name == "sdxl" else None,
+    )
+
+
+def encode_run(pipeline: Pipeline, run: Checkpoint) -> Conditioning:
+    """Return what `pipeline` is told of the prompts of a run."""
+    assert run.prompt is not None
+    return encode(
+        pipeline,
+        run.prompt,
+        negative_prompt=run.negative_prompt,
+        guidance_scale=run.guidance_scale,
+        resolution_px=run.resolution_px,
     )
 
 

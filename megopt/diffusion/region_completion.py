@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from megopt.diffusion import schedulers
 from megopt.diffusion.checkpoint import Checkpoint
-from megopt.diffusion.conditioning import Conditioning, encode
+from megopt.diffusion.conditioning import Conditioning, encode_run
 from megopt.diffusion.pipelines import Pipeline
 from megopt.diffusion.regions import Region
 from megopt.diffusion.sampling import advance, start
@@ -50,11 +50,11 @@ def make_region(
         PipelineError: if the pipeline cannot run it.
     """
     _check_begin(begin, region)
-    told = conditioning or _encoded(pipeline, begin)
+    told = conditioning or encode_run(pipeline, begin)
     if sees_whole or region.is_whole:
         return region.of(advance(pipeline, begin, begin.num_steps, told).latent).clone()
     part = replace(begin, latent=region.of(begin.latent).clone())
-    return advance(pipeline, part, begin.num_steps, _cropped(told, region, begin)).latent
+    return advance(pipeline, part, begin.num_steps, cropped(told, region, begin)).latent
 
 
 def complete(
@@ -98,7 +98,7 @@ def complete(
         coarse = _coarse(pipeline, begin, region, known, coarse_scale)
         run = replace(begin, latent=coarse, step=first)
         run = replace(run, latent=_noised(pipeline, run, coarse, noise))
-    return _masked_run(pipeline, run, region, known, noise, conditioning or _encoded(pipeline, begin))
+    return _masked_run(pipeline, run, region, known, noise, conditioning or encode_run(pipeline, begin))
 
 
 def _masked_run(
@@ -140,7 +140,7 @@ def _coarse(
         latent_size=(height // coarse_scale, width // coarse_scale),
     )
     averaged = functional.avg_pool2d(known, coarse_scale)
-    told = _encoded(pipeline, small)
+    told = encode_run(pipeline, small)
     finished = _masked_run(pipeline, small, inside, averaged, _unit_noise(pipeline, small), told)
     return functional.interpolate(finished.latent, scale_factor=coarse_scale, mode="bilinear", align_corners=False)
 
@@ -162,18 +162,7 @@ def _unit_noise(pipeline: Pipeline, begin: Checkpoint) -> torch.Tensor:
     return begin.latent / scale
 
 
-def _encoded(pipeline: Pipeline, begin: Checkpoint) -> Conditioning:
-    assert begin.prompt is not None
-    return encode(
-        pipeline,
-        begin.prompt,
-        negative_prompt=begin.negative_prompt,
-        guidance_scale=begin.guidance_scale,
-        resolution_px=begin.resolution_px,
-    )
-
-
-def _cropped(told: Conditioning, region: Region, begin: Checkpoint) -> Conditioning:
+def cropped(told: Conditioning, region: Region, begin: Checkpoint) -> Conditioning:
     """Return the conditioning of a part of the image: SDXL is told where it was cut out, the others are not."""
     if told.sizes_px is None:
         return told

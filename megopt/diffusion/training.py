@@ -91,6 +91,8 @@ def train(
     else:
         (folder / LOG_FILE).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
+    if settings.is_compiled:
+        run.network.compile(dynamic=False)  # one kernel per latent size is faster than one for all of them
     _steps(run, objective, settings, folder, shows_progress=shows_progress)
     metrics = objective.evaluate(run.averaged())
     log(folder, run, {"evaluation": metrics})

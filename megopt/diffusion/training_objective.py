@@ -32,6 +32,7 @@ class TrainingSettings:
         evaluate_every_s: seconds between evaluations of the average.
         device: "cpu", "cuda", ...
         uses_bf16: whether the forward pass runs under bf16 autocast.
+        is_compiled: whether torch.compile makes the network's kernels, which needs a C++ compiler on a CPU.
     """
 
     seed: int
@@ -49,6 +50,7 @@ class TrainingSettings:
     evaluate_every_s: float = 300.0
     device: str = "cpu"
     uses_bf16: bool = True
+    is_compiled: bool = False
 
     def __post_init__(self) -> None:
         if (self.num_steps is None) == (self.budget_s is None):

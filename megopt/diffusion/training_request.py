@@ -39,6 +39,7 @@ class PartRequest:
         latent_noise: that its decoder learns to bear, latents having deviation 1.
         sr_scale: of the super-resolution parts.
         device: "cpu", "cuda", ...
+        is_compiled: whether torch.compile makes the networks' kernels.
         shows_progress: whether to show bars.
     """
 
@@ -55,6 +56,7 @@ class PartRequest:
     latent_noise: float = 0.03
     sr_scale: int = 2
     device: str = "cpu"
+    is_compiled: bool = False
     shows_progress: bool = True
 
     def __post_init__(self) -> None:
@@ -66,7 +68,12 @@ class PartRequest:
         """Return the settings of a run."""
         budget_s = None if self.budget_min is None else 60.0 * self.budget_min
         return TrainingSettings(
-            seed=self.seed, num_steps=self.num_steps, budget_s=budget_s, device=self.device, **changes
+            seed=self.seed,
+            num_steps=self.num_steps,
+            budget_s=budget_s,
+            device=self.device,
+            is_compiled=self.is_compiled,
+            **changes,
         )
 
     def scenes(self, split: str, num: int, resolution_px: int = 64, *, is_test: bool = False) -> SceneSet:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from megopt.diffusion.conditioning import encode_run
 from megopt.diffusion.pipelines import Pipeline, latent_space
 from megopt.diffusion.super_resolution import Upscaler
 from megopt.errors import ConfigError, MegoptError, PayloadError
@@ -344,7 +345,7 @@ class Device:
         if image is None:
             run, step_s = course.run, self._step_s
             if run.step < run.num_steps:
-                told, step_begun_s = runs.conditioning(self._pipeline, run), time.monotonic()
+                told, step_begun_s = encode_run(self._pipeline, run), time.monotonic()
                 for latest in runs.steps(self._pipeline, run, told, run.num_steps):
                     run = latest
                 step_s = course.stamp("denoise", step_begun_s) / (run.num_steps - course.run.step)

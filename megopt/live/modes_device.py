@@ -18,12 +18,11 @@ import numpy as np
 import torch
 
 from megopt.diffusion.checkpoint import Checkpoint
-from megopt.diffusion.conditioning import Conditioning
+from megopt.diffusion.conditioning import Conditioning, encode_run
 from megopt.diffusion.layers import Body, Crossing, LayerSplit, denoiser_crc, step_with
 from megopt.diffusion.pipelines import LatentSpace, latent_space
 from megopt.diffusion.super_resolution import Upscaler
 from megopt.errors import ConfigError, MegoptError, PayloadError
-from megopt.live import runs
 from megopt.live.connection import Connection, LinkError
 from megopt.live.course import Course, Prompt, StepBytes
 from megopt.live.device import Device
@@ -154,7 +153,7 @@ class SharingDevice(Device):
         layers = request.decision.layers
         assert layers is not None
         split = LayerSplit(self._pipeline, Body(first=layers.first, last=layers.last))
-        told = await self._on_models(course, runs.conditioning, self._pipeline, course.run)
+        told = await self._on_models(course, encode_run, self._pipeline, course.run)
         await connection.open_layers(request, self._left_s(course))
         try:
             while course.run.step < course.run.num_steps:

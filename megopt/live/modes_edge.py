@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from megopt.diffusion.checkpoint import Checkpoint
-from megopt.diffusion.conditioning import Conditioning
+from megopt.diffusion.conditioning import encode_run
 from megopt.diffusion.layers import Body, LayerSplit, layer_names, step_with
 from megopt.diffusion.pipelines import Pipeline, latent_space
+from megopt.diffusion.region_completion import cropped
 from megopt.diffusion.regions import Region
 from megopt.errors import ConfigError, PayloadError, PipelineError
 from megopt.live import runs
@@ -99,8 +100,8 @@ class SharingEdge:
         begun, region = runs.begin(self._pipeline, request), self._region_of(request)
         assert request.decision.region is not None
         seen = with_context(region, request.decision.region.context_px // begun.latent_space.scale_factor)
-        told = runs.conditioning(self._pipeline, begun)
-        told = told if seen.is_whole else _told_of(seen, begun, told)
+        told = encode_run(self._pipeline, begun)
+        told = told if seen.is_whole else cropped(told, seen, begun)
         alone = replace(begun, latent=seen.of(begun.latent).clone())
         rows = slice(region.top - seen.top, region.top - seen.top + region.height)
         columns = slice(region.left - seen.left, region.left - seen.left + region.width)
@@ -123,7 +124,7 @@ class SharingEdge:
         if begun.step == last:
             yield self._checkpoint(begun, request, is_last=True)
             return
-        for own in runs.steps(self._pipeline, begun, runs.conditioning(self._pipeline, begun), last):
+        for own in runs.steps(self._pipeline, begun, encode_run(self._pipeline, begun), last):
             is_asked = own.step == last or (every > 0 and own.step % every == 0)
             yield self._checkpoint(own, request, is_last=own.step == last) if is_asked else Stage(step=own.step)
 
@@ -133,11 +134,11 @@ class SharingEdge:
         assert group is not None
         public = replace(request, prompt=group.prompt, negative_prompt=None, guidance_scale=group.guidance_scale)
         run = runs.begin(self._pipeline, public)
-        yield from runs.steps(self._pipeline, run, runs.conditioning(self._pipeline, run), group.common_steps)
+        yield from runs.steps(self._pipeline, run, encode_run(self._pipeline, run), group.common_steps)
 
     def _noise(self, request: Request) -> Stages:
         split, run = LayerSplit(self._pipeline, Body()), runs.begin(self._pipeline, request)
-        told = runs.conditioning(self._pipeline, run)
+        told = encode_run(self._pipeline, run)
         while run.step < run.num_steps:
             seen, _ = split.head(run, told)
             noise = split.run_body(seen, run, told).hidden
@@ -167,13 +168,3 @@ def _layers(pipeline: Pipeline) -> tuple[str, ...]:
         return layer_names(pipeline)
     except PipelineError:
         return ()
-
-
-def _told_of(region: Region, begun: Checkpoint, told: Conditioning) -> Conditioning:
-    """Return the conditioning of a part of the image: SDXL is told where it was cut out, the others are not."""
-    if told.sizes_px is None:
-        return told
-    sizes, factor = told.sizes_px.clone(), begun.latent_space.scale_factor
-    place = [factor * value for value in (region.top, region.left, region.height, region.width)]
-    sizes[:, 2:] = torch.tensor(place).to(sizes)
-    return replace(told, sizes_px=sizes)

@@ -22,7 +22,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
 from megopt.diffusion.checkpoint import Checkpoint
-from megopt.diffusion.conditioning import Conditioning
+from megopt.diffusion.conditioning import Conditioning, encode_run
 from megopt.diffusion.layers import Body, LayerSplit, Shape, denoiser_crc
 from megopt.diffusion.pipelines import Pipeline
 from megopt.errors import MegoptError, PayloadError
@@ -140,7 +140,7 @@ class LayerSessions:
         if found:
             message = f"layers: {'; '.join(found)}; head, body and tail must be of one model"
             raise PayloadError(message)
-        return _Session(request=request, run=run, told=runs.conditioning(self._pipeline, run), split=split)
+        return _Session(request=request, run=run, told=encode_run(self._pipeline, run), split=split)
 
     def _computed(self, session: _Session, step: int, frame: Frame) -> Frame:
         decision, split, told = session.request.decision, session.split, session.told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,29 +33,17 @@ def with_compute_of(profile: Profile, folder: Path) -> Profile:
     return replace(profile, compute=load_profile(folder).compute)
 
 
-def compute_of(
-    choice: str,
-    profile: Profile,
-    edge: SideRequest,
-    device: SideRequest,
-    models: LocalModels,
-    *,
-    captions: Sequence[str],
-    sampling: Sampling,
-    folder: Path,
-    budget_s: float,
-) -> Profile:
-    """Return the profile with the compute rows of `choice`: "measure", "profile", or the folder of another profile.
+def compute_of(choice: str, profile: Profile, measured: Callable[[], Profile]) -> Profile:
+    """Return the profile with the compute rows of `choice`.
 
-    The other arguments are those of `measured_here`.
+    Args:
+        choice: "profile" for its own, "measure" for those of `measured`, or the folder of another profile.
+        profile: the profile.
+        measured: returns it with rows of this machine, see `measured_here`.
     """
     if choice == "profile":
         return profile
-    if choice != "measure":
-        return with_compute_of(profile, Path(choice))
-    return measured_here(
-        profile, edge, device, models, captions=captions, sampling=sampling, folder=folder, budget_s=budget_s
-    )
+    return measured() if choice == "measure" else with_compute_of(profile, Path(choice))
 
 
 def measured_here(

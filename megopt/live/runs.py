@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from megopt.diffusion.checkpoint import Checkpoint
-from megopt.diffusion.conditioning import Conditioning, conditioning_hash, encode
+from megopt.diffusion.conditioning import Conditioning, conditioning_hash
 from megopt.diffusion.pipelines import Pipeline
 from megopt.diffusion.sampling import advance, decode, start
 from megopt.live.handover import Image
@@ -31,18 +31,6 @@ def begin(pipeline: Pipeline, request: Request) -> Checkpoint:
         guidance_scale=request.guidance_scale,
         resolution_px=(request.height_px, request.width_px),
         negative_prompt=request.negative_prompt,
-    )
-
-
-def conditioning(pipeline: Pipeline, checkpoint: Checkpoint) -> Conditioning:
-    """Return what `pipeline` is told of the prompts of `checkpoint`."""
-    assert checkpoint.prompt is not None
-    return encode(
-        pipeline,
-        checkpoint.prompt,
-        negative_prompt=checkpoint.negative_prompt,
-        guidance_scale=checkpoint.guidance_scale,
-        resolution_px=checkpoint.resolution_px,
     )
 
 

@@ -19,6 +19,7 @@ import torch
 
 from megopt import __version__
 from megopt.diffusion.checkpoint import Checkpoint
+from megopt.diffusion.conditioning import encode_run
 from megopt.diffusion.pipelines import Pipeline, family, latent_space
 from megopt.diffusion.schedulers import SAMPLERS
 from megopt.errors import MegoptError, PayloadError
@@ -255,7 +256,7 @@ class EdgeService:
     def _run(self, batch: list[Job], energy: SharedEnergy) -> None:
         begun_s, num_run, num_steps = time.monotonic(), 0, 0
         run = runs.joined([runs.begin(self._pipeline, job.request) for job in batch])
-        told = runs.conditioning(self._pipeline, run)
+        told = encode_run(self._pipeline, run)
         steps_s = 0.0
         while batch:
             step_begun_s = time.monotonic()
