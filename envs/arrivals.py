@@ -92,8 +92,9 @@ class ArrivalTrace(Arrivals):
         came: Sequence[float] | str | Path = self.num_requests
         if isinstance(came, str | Path):
             where, came = f"{where}: {came}", _read_column(Path(came))
+        if len(came):
+            require_within(where, 0, 1e6, num_requests=came)
         recorded = np.array(list(came), dtype=np.float64)
-        require_within(where, 0, 1e6, num_requests=recorded)
         if not recorded.size or np.any(recorded != np.floor(recorded)):
             wrong = f"{recorded[recorded != np.floor(recorded)][0]:g} in a row" if recorded.size else "no rows"
             message = f"{where}: {wrong}; expected whole numbers of requests, one a slot; correct num_requests"

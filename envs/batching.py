@@ -15,7 +15,7 @@ import numpy as np
 
 from megopt.arrays import FloatArray, IntArray
 from megopt.errors import ConfigError
-from megopt.ranges import require_whole, require_within
+from megopt.ranges import require_number, require_whole, require_within
 from megopt.tables.profile import Profile, join_kinds
 
 
@@ -52,7 +52,7 @@ class BatchCurve:
     def line(cls, *, max_batch: int, slope: float = 1.0) -> BatchCurve:
         """Return the stated line up to `max_batch`, with the joules of a member as if it were alone."""
         require_whole("batch curve", 1, max_batch=max_batch)
-        require_within("batch curve", 0.0, 1.0, slope=slope)
+        require_number("batch curve", 0.0, 1.0, slope=slope)
         size = np.arange(max_batch + 1)
         ratio = np.where(size > 0, 1.0 + slope * (size - 1), 0.0)
         return cls(latency_ratio=ratio, energy_share=np.ones(max_batch + 1), kind="modelled")
@@ -69,7 +69,7 @@ class BatchCurve:
         Raises:
             ConfigError: for a number out of range, or `max_batch` above the largest measured: nothing is extrapolated.
         """
-        require_within("batch curve", 0.0, 1.0, slope=slope)
+        require_number("batch curve", 0.0, 1.0, slope=slope)
         sizes = _measured_sizes(profile)
         if sizes.max() == 1:
             return cls.line(max_batch=8 if max_batch is None else max_batch, slope=slope)

@@ -14,7 +14,7 @@ from megopt.envs.batching import BatchCurve
 from megopt.envs.parameters import EnvParams
 from megopt.envs.queueing import LAST_RANK
 from megopt.errors import ConfigError
-from megopt.ranges import require_whole, require_within
+from megopt.ranges import require_number, require_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class CellParams(EnvParams):
     def __post_init__(self) -> None:
         EnvParams.__post_init__(self)
         require_whole("cell", 1, num_devices=self.num_devices, capacity=self.capacity)
-        require_within("cell", 1e-6, 1e9, slot_s=self.slot_s)
+        require_number("cell", 1e-6, 1e9, slot_s=self.slot_s)
         check_allocation(self.allocation)
         self.arrivals.check(self.num_devices)
         if self.has_battery or len(self.table) >= LAST_RANK:

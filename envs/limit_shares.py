@@ -16,7 +16,7 @@ from megopt.arrays import FloatArray
 from megopt.envs.parameters import EnvParams
 from megopt.errors import ConfigError
 from megopt.problem import evaluate
-from megopt.ranges import require_within
+from megopt.ranges import require_number
 
 _NUM_STATES = 4000
 """Devices whose first channel state is behind the mean costs."""
@@ -32,7 +32,7 @@ def limit_bounds(params: EnvParams, share: float) -> tuple[float, ...]:
     Raises:
         ConfigError: for a share out of range, or a limit on quality, which is a floor.
     """
-    require_within("scenario", 0.0, 10.0, limit_share=share)
+    require_number("scenario", 0.0, 10.0, limit_share=share)
     if any(limit.quantity == "quality" for limit in params.problem.limits):
         message = f"scenario: limit_share {share:g} with a limit on quality; expected limits on costs; state the floor"
         raise ConfigError(message)

@@ -11,7 +11,7 @@ from megopt.arrays import BoolArray
 from megopt.envs.row_terms import RowTerms
 from megopt.errors import ConfigError, ProblemError
 from megopt.problem import Problem, affine_cost
-from megopt.ranges import require_whole, require_within
+from megopt.ranges import require_number, require_whole
 from megopt.schemes.action_table import ActionTable
 from megopt.system.channel import Channel, Trace
 from megopt.system.link import Link
@@ -62,7 +62,7 @@ class EnvParams:
             message = f"environment: is_pipelined is {is_pipelined!r}; expected true or false; change is_pipelined"
             raise ConfigError(message)
         for name in ("battery_j", "deadline_s"):
-            require_within("environment", 1e-9, np.inf, **{name: getattr(self, name)})
+            require_number("environment", 1e-9, np.inf, **{name: getattr(self, name)})
         derived = {
             "terms": RowTerms.of(self.table, self.link, self.problem.metric),
             "is_offered": _is_offered(self),

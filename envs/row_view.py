@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from megopt.arrays import BoolArray
 from megopt.envs.parameters import EnvParams
 from megopt.envs.shell import Info, Observations, VectorShell
+from megopt.errors import ConfigError
 
 Vector = TypeVar("Vector", bound=VectorShell[Any, Any])
 
@@ -28,7 +29,17 @@ class RowView(gym.Env[Observations, Any], Generic[Vector]):
     """The vector environment that a row is viewed of."""
 
     def __init__(self, render_mode: str | None = None, **settings: Any) -> None:
-        """Build the row; keywords are those of `vector_type`, without num_envs and autoreset_mode."""
+        """Build the row; keywords are those of `vector_type`, without num_envs and autoreset_mode.
+
+        Raises:
+            ConfigError: for one of these two, or as `vector_type` does.
+        """
+        of_many = sorted({"num_envs", "autoreset_mode"} & set(settings))
+        if of_many:
+            came = " and ".join(f"{name} = {settings[name]!r}" for name in of_many)
+            message = f"environment: {came} for a single environment; expected no {' and no '.join(of_many)}; "
+            message += "leave it out, or use gym.make_vec for several environments"
+            raise ConfigError(message)
         one = self.vector_type(1, render_mode=render_mode, autoreset_mode=AutoresetMode.DISABLED, **settings)
         self.vector: Vector = one  # type: ignore[assignment]  # a class variable cannot name the type parameter
         self.render_mode = render_mode

@@ -131,7 +131,7 @@ def problem_of(said: Problem | Said, table: ActionTable) -> Problem:
         _refuse("problem", said, f"a Problem, {_names('problem')}, or a mapping such as {_EXAMPLES['problem']}")
     unknown = set(keys) - {"objective", "metric", "limits"}
     if unknown:
-        _refuse("problem", said, f"objective, metric and limits, not {', '.join(sorted(unknown))}")
+        _refuse("problem", said, f"objective, metric and limits, not {', '.join(sorted(map(str, unknown)))}")
     metric = (table.metrics or ("",))[0] if keys["metric"] == "auto" else keys["metric"]
     return Problem(objective=keys["objective"], metric=metric, limits=_limits_of(keys["limits"]))
 
@@ -183,7 +183,7 @@ def _from_conf(group: str, said: object, parents: Mapping[str, Any]) -> Any:
     assert isinstance(whole, dict)
     keys = dict(whole[group])
     kind = get_class(keys.pop("_target_"))
-    unknown = sorted(set(given) - set(keys))
+    unknown = sorted(str(key) for key in set(given) - set(keys))
     if unknown:
         _refuse(group, said, f"some of {', '.join(keys)}, not {', '.join(unknown)}")
     return _call(group, kind, keys | dict(given))

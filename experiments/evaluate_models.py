@@ -28,7 +28,12 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         message = f"edge={config.edge}, device={config.device}: {'; '.join(apart)}; expected models of one latent space"
         raise PipelineError(message)
     judge = load_judge()
-    sampling = Sampling(sampler=config.sampler, guidance_scale=config.guidance_scale, seed=config.seed)
+    sampling = Sampling(
+        sampler=config.sampler,
+        guidance_scale=config.guidance_scale,
+        guidance_rescale=config.guidance_rescale,
+        seed=config.seed,
+    )
     summary, tables, lines = {}, [], []
     for name, split in SPLITS.items():
         told = truth(config.num_images, seed=config.seed, split=split)

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig
 
 from megopt.analysis.report import Report, rich_table, shown_path
 from megopt.errors import ConfigError
-from megopt.experiments.sweep import compiled
+from megopt.sweeps.compiled_table import compiled
 from megopt.sweeps.figures import Drawn, draw_learning, draw_sweep, require_kinds
 from megopt.sweeps.query import open_results
 
@@ -62,4 +62,5 @@ def _facts(one: Drawn) -> dict[str, object]:
 
 
 def _row(one: Drawn) -> list[str]:
-    return [one.what, one.kind, shown_path(one.files[0].resolve())]
+    ends = ", ".join(path.suffix for path in one.files[1:])
+    return [one.what, one.kind, ", ".join([shown_path(one.files[0].resolve()), *([ends] if ends else [])])]

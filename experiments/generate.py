@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from megopt.tables.profile import Profile
 
 SIDE_KEYS = ("model", "torch_device", "dtype", "num_threads", "power_w")
-PROMPT_KEYS = ("seed", "deadline_s", "sampler", "guidance_scale")
+PROMPT_KEYS = ("seed", "deadline_s", "sampler", "guidance_scale", "guidance_rescale")
 
 
 def run(config: DictConfig, output_dir: Path) -> Report:
@@ -46,7 +46,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
 
 def _device(config: DictConfig, profile: Profile, stated: Stated | None) -> SharingDevice:
     """Return the device of a configuration, its models loaded."""
-    from megopt.live.device import DeviceSettings
+    from megopt.live.device_settings import DeviceSettings
     from megopt.live.local_models import LocalModels
     from megopt.live.modes_device import SharingDevice
     from megopt.live.modes_rows import terms_of

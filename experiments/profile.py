@@ -50,7 +50,12 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     request = ProfileRequest(
         **sides,
         grid=_grid(config),
-        sampling=Sampling(sampler=config.sampler, guidance_scale=config.guidance_scale, seed=config.seed),
+        sampling=Sampling(
+            sampler=config.sampler,
+            guidance_scale=config.guidance_scale,
+            guidance_rescale=config.guidance_rescale,
+            seed=config.seed,
+        ),
         resolution_px=config.resolution_px,
         scene_seed=config.seed,
         budget_s=config.budget_s,

@@ -11,7 +11,8 @@ from megopt.analysis.report import Report, rich_table, shown_path
 from megopt.errors import ConfigError
 from megopt.files import write_atomically
 from megopt.ranges import require_whole
-from megopt.sweeps.query import aggregate_sql, open_results
+from megopt.sweeps.aggregates import Aggregate
+from megopt.sweeps.query import open_results
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,9 +24,10 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     """Return the answer to one question."""
     require_whole("results", 1, num_rows=config.num_rows)
     target = _target(config.save)
-    sql = str(config.sql) if config.sql is not None else _aggregate(config)
+    asked = _aggregate(config)
+    sql = str(config.sql) if config.sql is not None else asked.sql()
     with open_results(Path(config.results), config.sweep) as results:
-        answer = results.ask(sql)
+        answer = results.means(asked) if config.sql is None else results.ask(sql)
     lines = [f"{len(answer)} rows" + (f"; {config.num_rows} are shown" if len(answer) > config.num_rows else "")]
     if target is not None:
         write_atomically(target, lambda path: _write(answer, path))
@@ -38,12 +40,12 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     )
 
 
-def _aggregate(config: DictConfig) -> str:
+def _aggregate(config: DictConfig) -> Aggregate:
     for name in ("group_by", "show"):
         if not isinstance(config[name], ListConfig):
             message = f"{name} = {config[name]!r}; expected a list, such as {name}=[{config[name]}]"
             raise ConfigError(message)
-    return aggregate_sql(str(config.where), list(config.group_by), list(config.show))
+    return Aggregate(where=str(config.where), group_by=list(config.group_by), show=list(config.show))
 
 
 def _target(save: str | None) -> Path | None:

@@ -50,6 +50,7 @@ def planned(config: DictConfig) -> Search:
             name=name,
             call=config.call,
             tree="space",
+            choices=settings.runtime.choices,
         ),
         space=space,
         objectives=_mapping("objectives", config.objectives),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,22 +9,20 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from megopt.analysis.fading_traces import sample_link
 from megopt.analysis.report import Report
 from megopt.analysis.tradeoff import tradeoff
 from megopt.errors import ConfigError, NotOfferedError
 from megopt.experiments.tradeoff import problem_of
-from megopt.schemes.action_table import ActionTable
-from megopt.schemes.scheme import compile_all
 from megopt.sweeps import sweep_report as say
 from megopt.sweeps.chosen_knobs import with_knobs
+from megopt.sweeps.compiled_table import compiled
 from megopt.sweeps.execution import execute
 from megopt.sweeps.grid import axes_of, require_apart, runs_of
 from megopt.sweeps.run import Run
 from megopt.sweeps.store import Store, require_sweep_name
-from megopt.tables.profile import Profile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,6 +54,7 @@ def planned_runs(config: DictConfig) -> list[Run]:
         lambda groups: hydra.compose("sweep", overrides=[*task, *groups]),
         name=require_sweep_name(config.name),
         call=config.call,
+        choices=settings.runtime.choices,
     )
 
 
@@ -69,17 +67,3 @@ def tradeoff_point(config: DictConfig) -> pd.DataFrame:
         message = f"policy {name}: profile {profile.name} does not carry its scheme"
         raise NotOfferedError(message)
     return with_knobs(tradeoff(table, sample_link(config), problem, sweep, policies, config.num_traces).records, table)
-
-
-def compiled(config: DictConfig) -> tuple[Profile, ActionTable, set[str]]:
-    """Return profile, table and the schemes left out of a configuration; a warm worker keeps them for its next run."""
-    parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("profile", "scheme")}
-    return _compiled(OmegaConf.to_yaml(OmegaConf.create(parts)))
-
-
-@lru_cache(maxsize=8)
-def _compiled(text: str) -> tuple[Profile, ActionTable, set[str]]:
-    config = OmegaConf.create(text)
-    profile: Profile = instantiate(config.profile)
-    table, _ = compile_all(schemes := list(instantiate(config.scheme, _convert_="all").values()), profile)
-    return profile, table, {scheme.name for scheme in schemes} - set(table.scheme)

@@ -21,14 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from megopt.analysis.report import Report
-from megopt.configuration import root_name
+from megopt.configuration import group_choices, root_name
 from megopt.errors import ConfigError, MegoptError
-from megopt.files import write_atomically
+from megopt.files import os_complaint, write_atomically
 from megopt.prompt_override import with_quoted_prompt
 
 INPUT_FAULT = 2
 """Exit code where the input is at fault, or no limit can be kept."""
 REPORT_FILE = "report.json"
+INPUT_ERRORS = (MegoptError, HydraException, OmegaConfBaseException, OSError)
+"""Said in one line; OSError is what the operating system refuses: a full disk, a folder that may not be written."""
 HYDRA_FLAGS = ("-m", "--multirun", "-c", "--cfg", "-p", "--package", "--resolve", "--info", "-i", "-r", "--run")
 """Flags that go through to Hydra."""
 
@@ -47,7 +49,7 @@ def run_verb(verb: str, overrides: list[str]) -> int:
         app()
     except SystemExit as exit_request:
         return int(exit_request.code or 0)
-    except (MegoptError, HydraException, OmegaConfBaseException) as error:
+    except INPUT_ERRORS as error:
         _complain(_explain(error, verb))
         return INPUT_FAULT
     except ValueError as error:  # Hydra refuses some overrides with a bare ValueError
@@ -72,7 +74,7 @@ def _task(config: DictConfig) -> None:
     output_dir = Path(settings.runtime.output_dir)
     try:
         report = run_config(verb, config, output_dir)
-    except (MegoptError, HydraException, OmegaConfBaseException) as error:
+    except INPUT_ERRORS as error:
         text = _explain(error, verb)
         if is_single:
             _complain(text)
@@ -109,17 +111,25 @@ def _complain(line: str) -> None:
 
 
 def _explain(error: BaseException, verb: str) -> str:
-    """Return one line for an error of ours, of Hydra or of OmegaConf."""
+    """Return one line for an error of ours, of Hydra, of OmegaConf or of the operating system."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MegoptError):
             return " ".join(str(cause).split())
+        if isinstance(cause, OSError) and not isinstance(cause, HydraException):  # a missing choice is both
+            return os_complaint(cause)
         cause = cause.__cause__
     text = " ".join(str(error).split())
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
     if unknown:
         return _unknown_key(unknown.group(1) or unknown.group(2), verb)
-    return re.sub(r" (full_key|Config search path): .*$", "", text) + _quoting(text, verb)
+    return re.sub(r" (full_key|Config search path): .*$", "", text) + _choices(text) + _quoting(text, verb)
+
+
+def _choices(text: str) -> str:
+    """Return what a group offers, where one of a list of choices is unknown and Hydra does not say."""
+    missing = re.search(r"Could not load '(\w+)/", text)
+    return f" Available options in {missing[1]!r}: {' '.join(group_choices(missing[1]))}" if missing else ""
 
 
 def _quoting(text: str, verb: str) -> str:

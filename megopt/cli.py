@@ -8,6 +8,10 @@ import sys
 from megopt import __version__
 from megopt.configuration import CONF_DIR, VERBS, group_choices, group_names, root_name
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+RESUMED = ("sweep", "search", "train", "compare", "train-models")
+"""Verbs that go on with what an earlier command has done."""
 HIDDEN = ("  - _self_", "  - override hydra")
 """Lines of a root yaml that mean nothing to a user."""
 HELP = """megopt {version}: how should an edge server and a phone share a diffusion run?
@@ -30,7 +34,7 @@ start here:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0 done, 1 our fault, 2 the input's fault."""
+    """Run one command line and return its exit code: 0 done, 1 our fault, 2 the input's fault, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         verbs = "\n".join(f"  {verb:<12} {meaning}" for verb, meaning in VERBS.items())
@@ -48,9 +52,14 @@ def main(argv: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(overrides):
         _print(verb_help(verb))
         return 0
-    from megopt.application import run_verb
+    try:
+        from megopt.application import run_verb
 
-    return run_verb(verb, overrides)
+        return run_verb(verb, overrides)
+    except KeyboardInterrupt:
+        kept = "; what is done is kept, the same command goes on from there" if verb in RESUMED else ""
+        sys.stderr.write(f"megopt: error: interrupted{kept}\n")
+        return INTERRUPTED
 
 
 def verb_help(verb: str) -> str:

@@ -81,13 +81,22 @@ class Problem:
         if self.objective not in (*COST_QUANTITIES, "quality"):
             message = f"objective {self.objective!r}: expected one of {', '.join((*COST_QUANTITIES, 'quality'))}"
             raise ProblemError(message)
+        self._check_limits()
         names_quality = self.objective == "quality" or any(limit.quantity == "quality" for limit in self.limits)
-        if names_quality and self.metric not in METRIC_SENSES:
+        if not isinstance(self.metric, str) or (names_quality and self.metric not in METRIC_SENSES):
             message = (
                 f"quality is asked for with metric {self.metric!r}; expected one of {', '.join(METRIC_SENSES)}, "
                 "and a profile that holds it for these schemes (`megopt info`)"
             )
             raise ProblemError(message)
+
+    def _check_limits(self) -> None:
+        limits: object = self.limits
+        if not isinstance(limits, tuple | list) or not all(isinstance(limit, Limit) for limit in limits):
+            example = "(Limit(quantity='latency_s', bound=3.0),)"
+            message = f"problem: limits is {limits!r}; expected a tuple of Limit, such as {example}; change limits"
+            raise ProblemError(message)
+        object.__setattr__(self, "limits", tuple(limits))
 
     @property
     def sense(self) -> int:

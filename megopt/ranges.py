@@ -17,9 +17,12 @@ def require_within(where: str, low: float, high: float, **quantities: object) ->
         **quantities: scalars or arrays by name, in the unit of their suffix; NaN is always illegal.
 
     Raises:
-        ConfigError: if a value is no number or outside.
+        ConfigError: if a value is no number or outside, or for an empty list; an empty array is one of no requests.
     """
     for name, came in quantities.items():
+        if isinstance(came, list | tuple) and not came:
+            message = f"{where}: {name} is {came!r}; expected numbers from {low:g} to {high:g}; give at least one"
+            raise ConfigError(message)
         values = np.asarray(came)
         if values.dtype.kind not in "fiu":
             message = f"{where}: {name} is {came!r}; expected a number from {low:g} to {high:g}; change {name}"
@@ -30,6 +33,19 @@ def require_within(where: str, low: float, high: float, **quantities: object) ->
             at = f" at index {first}, {np.sum(outside)} such of {values.size}" if values.ndim else ""
             message = f"{where}: {name} is {values.flat[first]:g}{at}; expected {low:g} to {high:g}; change {name}"
             raise ConfigError(message)
+
+
+def require_number(where: str, low: float, high: float, **quantities: object) -> None:
+    """Raise unless every quantity is one number in [low, high].
+
+    Raises:
+        ConfigError: for anything else, lists and arrays included.
+    """
+    for name, came in quantities.items():
+        if isinstance(came, list | tuple) or (isinstance(came, np.ndarray) and came.ndim):
+            message = f"{where}: {name} is {came!r}; expected one number from {low:g} to {high:g}; change {name}"
+            raise ConfigError(message)
+    require_within(where, low, high, **quantities)
 
 
 def require_whole(where: str, low: int, **quantities: object) -> None:

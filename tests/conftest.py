@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Look at fewer generated cases where slow tests are left out; tests may ask for a multiple of them."""
     is_quick = "not slow" in (config.getoption("markexpr") or "")
     settings.load_profile("quick" if is_quick else "thorough")
+
+
+def pytest_collectstart() -> None:
+    """Do without the collector while test modules are imported: next to nothing of what that makes is garbage."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector begin, and pass over what the imports made: it stays to the end."""
+    gc.freeze()
+    gc.enable()
 
 
 PipelineFolders = dict[str, Path]

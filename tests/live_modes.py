@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+
+import pytest
 
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.hybrid_super_resolution import HybridUpscaler, Tiling
 from megopt.diffusion.layers import Body
 from megopt.diffusion.super_resolution import BicubicUpscaler
+from megopt.live.admission import EdgeSettings
 from megopt.live.course import Generated, Prompt
 from megopt.live.edge import served_in_thread
 from megopt.live.messages import Decision, Request
@@ -20,7 +23,6 @@ from megopt.live.modes_layers import LayerSessions
 from megopt.live.modes_service import SharingEdgeService
 from megopt.live.modes_shares import GroupShare, LayerShare, RegionShare
 from megopt.live.observation import KnownLink
-from megopt.live.service import EdgeSettings
 from megopt.live.wire import Frame
 from tests import live_parts as parts
 from tests.live_parts import FAST, LOCAL, Always, heard, request_of, table_of
@@ -32,6 +34,8 @@ REGION = Decision(mode="region_split", num_steps=4, split_step=4, codec_bits=32,
 NOISE = Decision(mode="layer_split", num_steps=4, split_step=4, codec_bits=32, layers=LayerShare())
 GROUP = GroupShare(group_id="0" * 32, size=2, prompt="a cat", common_steps=2, guidance_scale=2.0)
 SHARED = Decision(mode="shared_steps", num_steps=5, split_step=3, codec_bits=32, group=GROUP)
+LIGHT = BicubicUpscaler(scale=2)
+HYBRID = HybridUpscaler(foreground=LIGHT, background=LIGHT, tiling=Tiling(patch_px=16))
 INNER = Body(first="down_blocks.1", last="up_blocks.0")
 
 
@@ -56,16 +60,27 @@ def served(pipeline: Any, **settings: Any) -> Iterator[Edge]:
         yield Edge(service, port)
 
 
+@pytest.fixture(scope="module")
+def pipelines(load_tiny: Callable[[str], Any]) -> dict[str, Any]:
+    """Models by name."""
+    return {name: load_tiny(name) for name in ("sd", "sd_device", "sdxl", "sd3")}
+
+
+@pytest.fixture(scope="module")
+def edge(pipelines: dict[str, Any]) -> Iterator[Edge]:
+    """A running edge with all modes."""
+    with served(pipelines["sd"]) as running:
+        yield running
+
+
 def device_of(pipeline: Any) -> SharingDevice:
-    light = BicubicUpscaler(scale=2)
-    hybrid = HybridUpscaler(foreground=light, background=light, tiling=Tiling(patch_px=16))
     return SharingDevice(
         pipeline,
         table_of([LOCAL]),
         Always(error="nobody asks it"),
         KnownLink(trace=FAST),
-        upscalers={2: light},
-        kinds={("hybrid", 2): hybrid},
+        upscalers={2: LIGHT},
+        kinds={("hybrid", 2): HYBRID},
     )
 
 

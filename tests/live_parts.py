@@ -1,4 +1,7 @@
-"""What tests of the live runtime share: tables of rows, policies, a fast link, requests, and what comes of them."""
+"""What tests of the live runtime share: fixtures, tables of rows, policies, a fast link, requests, and what comes of them.
+
+A test file takes a fixture over by its name: `edge = live_parts.edge`.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import asyncio
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import httpx
 import numpy as np
+import pytest
 
 from megopt.arrays import IntArray
 from megopt.diffusion.checkpoint import Checkpoint
@@ -20,6 +24,7 @@ from megopt.live import runs
 from megopt.live.connection import Connection
 from megopt.live.course import Generated, Prompt
 from megopt.live.device import Device
+from megopt.live.edge import served_in_thread
 from megopt.live.messages import Decision, Request
 from megopt.live.service import EdgeService
 from megopt.live.trace import RateTrace
@@ -34,6 +39,20 @@ FAST = RateTrace(snr=np.ones(1), downlink_bps=np.array([1e8]), uplink_bps=np.arr
 Row = tuple[str, str, float, float, float, float, float]
 """Scheme, label, num_steps, split_step, merge_ratio, codec_bits, sr_scale."""
 LOCAL: Row = ("conventional", "device only, 4 steps", 4, np.nan, 0.0, 16, 1)
+
+
+@pytest.fixture(scope="module")
+def pipelines(load_tiny: Callable[[str], Any]) -> tuple[Any, Any]:
+    """The models of edge and device."""
+    return load_tiny("sd"), load_tiny("sd_device")
+
+
+@pytest.fixture(scope="module")
+def edge(pipelines: tuple[Any, Any]) -> Iterator[tuple[EdgeService, int]]:
+    """A running edge and its port."""
+    service = EdgeService(pipelines[0], "tiny")
+    with served_in_thread(service) as port:
+        yield service, port
 
 
 def table_of(rows: Sequence[Row]) -> ActionTable:
@@ -89,6 +108,7 @@ def reference(pipelines: tuple[Any, Any], split_step: int, num_steps: int = 4, s
         seed=7,
         sampler="ddim",
         guidance_scale=PROMPT.guidance_scale,
+        guidance_rescale=PROMPT.guidance_rescale,
         resolution_px=side_px,
     )
     passed = advance(pipelines[0], begun, split_step)
@@ -105,6 +125,7 @@ def request_of(decision: Decision, **changes: Any) -> Request:
         "negative_prompt": None,
         "sampler": "ddim",
         "guidance_scale": PROMPT.guidance_scale,
+        "guidance_rescale": PROMPT.guidance_rescale,
         "seed": 7,
         "height_px": 32,
         "width_px": 32,

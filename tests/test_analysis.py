@@ -263,6 +263,7 @@ def test_figures_are_drawn_from_curves_alone_and_name_their_data(tmp_path: Path)
     assert files[0].read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_figure(tmp_path: Path) -> None:
     def draw(name: str) -> bytes:
         with plots.paper_style():

@@ -14,8 +14,9 @@ from megopt.problem import Limit, Problem, ceilings, costs, evaluate, objective
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers.average_limits import AverageSolution, rows_under, solve, state_weights
 from megopt.solvers.average_limits_dual import minimise
+from megopt.solvers.average_limits_groups import lower_hull
 from megopt.solvers.average_limits_lp import solve_by_lp
-from megopt.solvers.average_limits_oracle import AffineOracle, DenseOracle, lower_hull
+from megopt.solvers.average_limits_oracle import AffineOracle, DenseOracle
 from megopt.solvers.average_limits_recovery import recover
 from megopt.solvers.average_limits_sampling import sampled_states
 from megopt.solvers.brute_force import RowCosts

@@ -95,6 +95,7 @@ def test_damaged_bytes_are_refused(sent: bytes, data: st.DataObject) -> None:
         {"seeds": None},
         {"prompt": ["only one"]},
         {"guidance_scale": float("nan")},
+        {"guidance_rescale": 1.5},
         {"latent_space": {"family": "sd"}},
         {"tensors": {}},
         {"tensors": None},

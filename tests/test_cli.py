@@ -72,14 +72,14 @@ def test_unknown_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean tradeoff?" in capsys.readouterr().err
 
 
-def test_tradeoff_writes_what_it_says_and_answers_json(tmp_path: Path) -> None:
-    report = last_json(megopt("tradeoff", "output=json", *FAST, cwd=tmp_path))
+def test_tradeoff_writes_what_it_says_and_answers_json(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    report = answer(capfd, "tradeoff", *FAST)
     assert report["status"] == "optimal"
     assert report["profile"] == "a100__snapdragon8gen3__sdxl"
     assert all(solution["gap"] == 0.0 for solution in report["solutions"])
     names = {Path(path).name for path in report["files"]}
     assert names == {"records.parquet", "curve.csv", "actions.csv", "tradeoff.pdf", "tradeoff.png"}
-    assert all((tmp_path / path).is_file() for path in report["files"])
+    assert all((here / path).is_file() for path in report["files"])
     assert (Path(report["files"][0]).parent / "report.json").is_file()
 
 
@@ -189,6 +189,7 @@ BAD_INPUT = [
     ("problem.limits.energy_j=300", "problem.limits.energy_j is set and the same quantity is swept"),
     ("scheme=[]", "no scheme was named"),
     ("policy=[]", "no policy was named"),
+    ("policy=[optimal,foo]", "Could not load 'policy/foo'. Available options in 'policy': average_optimal device_only"),
     ("scheme.step_split.codec_bits=[4]", "would look free"),
     ("scheme.conventional.codec_bits=[4]", "would look free"),
     ("scheme.step_split.codec_bits=[]", "codec_bits is []; expected a list"),
@@ -205,7 +206,28 @@ BAD_INPUT = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "message"), BAD_INPUT, ids=[overrides for overrides, _ in BAD_INPUT])
+FEW_BAD = {
+    "profile=nope",
+    "profile.name=nope",
+    "sede=1",
+    "chanel=static",
+    "num_steps=[60]",
+    "seed=abc",
+    "output=xml",
+    "policy=[optimal,foo]",
+    "problem.sweep.limits=[a]",
+    "problem.limits.latency_s=.nan",
+    "problem.limits.latency_s=0.01",
+    "==",
+    "--foo",
+}
+"""What is tried where slow tests are left out: one refusal of each kind."""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [pytest.param(*pair, id=pair[0], marks=[] if pair[0] in FEW_BAD else pytest.mark.slow) for pair in BAD_INPUT],
+)
 @pytest.mark.usefixtures("here")
 def test_bad_input_gets_one_line_and_exit_code_2(
     overrides: str, message: str, capfd: pytest.CaptureFixture[str]

@@ -158,6 +158,7 @@ def plan_of(algorithm: str) -> TrainingPlan:
     )
 
 
+@pytest.mark.slow
 def test_a_comparison_keeps_finished_runs_and_draws_its_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plans = {name: plan_of(name) for name in ("cvpo", "ppo_lag")}
     first = compare(plans, list(BASELINES), tmp_path, num_seeds=2, num_episodes=4, shows_progress=False)

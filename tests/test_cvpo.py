@@ -95,7 +95,7 @@ def numbers(model: CVPO) -> list[Any]:
     return [*tensors, np.array(duals), *stored, np.array(model.num_timesteps)]
 
 
-@pytest.mark.parametrize("kind", ["discrete", "box"])
+@pytest.mark.parametrize("kind", ["discrete", pytest.param("box", marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_the_unbroken_one(kind: str, tmp_path: Path) -> None:
     unbroken = agent(Bandit(kind), n_steps=2).learn(63).learn(30, reset_num_timesteps=False)
     path = save_run(agent(Bandit(kind), n_steps=2).learn(63), tmp_path / "half.megrun")

@@ -196,6 +196,7 @@ def test_ticks_are_few_round_and_inside(low: float, span: float, most: int) -> N
     assert scale.px(low + 2.0 * span) == 100.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", ["megopt/Request-v0", "megopt/Cell-v0"])
 def test_video_of_an_episode(env_id: str, tmp_path: Any) -> None:
     """With moviepy a film of the frames; without it, Gymnasium's error says what to install."""

@@ -109,6 +109,28 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (CELL_ID, {"arrivals": {"rate": 1.0}}, "expected fields of Poisson: requests_per_s"),
     (CELL_ID, {"arrivals": True}, "arrivals is True; expected a rate"),
     (CELL_ID, {"arrivals": Path("nowhere.csv")}, "nowhere.csv: no such file"),
+    (REQUEST_ID, {"num_envs": 4}, "num_envs = 4 for a single environment; .*use gym.make_vec for several"),
+    (
+        CELL_ID,
+        {"num_envs": 4, "autoreset_mode": "Disabled"},
+        "Disabled' and num_envs = 4 for a single",
+    ),
+    (REQUEST_ID, {"problem": {"limits": [{"latency_s": 3.0}]}}, "expected a mapping of quantities to bounds"),
+    (REQUEST_ID, {"problem": {"limits": {"latency_s": []}}}, "limit on latency_s is \\[\\]; expected a number"),
+    (REQUEST_ID, {"problem": {"metric": {}}}, "metric {}; expected one of ssim"),
+    (REQUEST_ID, {"problem": {1: 2}}, "expected objective, metric and limits, not 1"),
+    (REQUEST_ID, {"channel": {"name": "rayleigh", "snr_db": []}}, "snr_db is \\[\\]; expected one number from -200"),
+    (REQUEST_ID, {"link": {"bandwidth_hz": []}}, "bandwidth_hz is \\[\\]; expected one number from 1"),
+    (REQUEST_ID, {"battery_j": []}, "battery_j is \\[\\]; expected one number"),
+    (REQUEST_ID, {"deadline_s": [3.0]}, "deadline_s is \\[3.0\\]; expected one number"),
+    (CELL_ID, {"slot_s": np.ones(2)}, "slot_s is array.*; expected one number"),
+    (CELL_ID, {"batch_slope": []}, "slope is \\[\\]; expected one number"),
+    (
+        CELL_ID,
+        {"arrivals": {"requests_per_s": []}},
+        "requests_per_s is \\[\\]; expected numbers .*; give at least one",
+    ),
+    (CELL_ID, {"arrivals": {"num_requests": ["a"]}}, "num_requests is \\['a'\\]; expected a number"),
     (CELL_ID, {"num_devices": "8"}, "num_devices is '8'; expected a whole number from 1"),
 ]
 
@@ -119,7 +141,7 @@ def test_words_that_make_no_sense_say_what_does(env_id: str, words: dict[str, An
         gym.make(env_id, **words)
 
 
-ODD: tuple[Any, ...] = (-1, 0.5, float("nan"), "x", "", ["x"], {}, {"name": "x"}, object(), True)
+ODD: tuple[Any, ...] = (-1, 0.5, float("nan"), "x", "", ["x"], [], {}, {"name": "x"}, object(), True)
 
 
 @pytest.mark.slow

@@ -51,7 +51,9 @@ def test_the_registry_makes_both_shells() -> None:
     assert vector.observation_space.shape == (3, len(dynamics.FIELDS))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "discrete" else pytest.mark.slow) for kind in KINDS]
+)
 def test_checkers_of_gymnasium_and_sb3_pass(kind: str) -> None:
     full = request_settings() | {"bad_actions": "clip"}
     assert_checkers_pass(REQUEST_ID, {"actions": kind}, {"actions": kind, **full})

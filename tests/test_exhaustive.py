@@ -173,7 +173,7 @@ def with_breakpoints(table: ActionTable, link: LinkState, problem: Problem) -> L
     return link_of(np.concatenate([link.downlink_s_per_bit, *near]))
 
 
-@settings(max_examples=3 * settings().max_examples)
+@settings(max_examples=settings().max_examples if settings().max_examples < 100 else 300)
 @given(instances())
 def test_paths_agree_on_generated_instances(instance: tuple[ActionTable, LinkState, Problem]) -> None:
     table, link, problem = instance

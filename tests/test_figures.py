@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from megopt.analysis import plots
 from megopt.analysis.records import RECORD
 from megopt.application import run_verb
 from megopt.sweeps.figure_choices import save_choices
-from megopt.sweeps.figure_curves import save_curves, save_lines, save_timelines
-from megopt.sweeps.figure_data import Means, means_of
+from megopt.sweeps.figure_curves import alike, save_curves
+from megopt.sweeps.figure_data import Means, means_of, with_common_limits
 from megopt.sweeps.figure_front import attained, save_front
 from megopt.sweeps.figure_learning import learned_in, save_learned
+from megopt.sweeps.figure_lines import save_lines
+from megopt.sweeps.figure_timelines import save_timelines
+from megopt.sweeps.figure_words import finish_page, title_of_all
 from megopt.sweeps.query import open_results
 from megopt.sweeps.run import Run, RunStatus
 from megopt.sweeps.store import Store
@@ -107,6 +112,81 @@ def test_what_has_nothing_to_show_is_left_out(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("x*"))
 
 
+def trial(folder: Path, number: int, kind: str) -> None:
+    """One trial of a search: a limit of its own, chosen from a range, and one more key of its own."""
+    limit = 0.5 + 0.3 * number
+    frame = records("optimal", 10.0).head(4).assign(limit=limit, energy_j=limit, latency_s=10.0 / limit)
+    frame = frame.assign(objective=frame["latency_s"])
+    overrides = [f"way={kind}", f"bound={limit}", f"other={number * 0.7}"]
+    run = Run.of(sweep="demo", call="a.b", overrides=overrides, config={"number": number})
+    Store(folder=folder).write(run, frame, status=RunStatus.DONE, message="", call_s=0.0)
+
+
+def test_the_trials_of_a_search_are_points_of_one_curve(tmp_path: Path) -> None:
+    for number in range(16):
+        trial(tmp_path / "results", number, "ab"[number % 2])
+    found = means(tmp_path / "results")
+    assert {key for setting in found.settings.values() for key in setting} == {"way", "other"}  # bound is the limit
+    assert len(found.settings) == 16
+    files = save_curves(found, tmp_path / "curves")
+    assert [path.suffix for path in files] == [".pdf", ".png"]
+    with open_results(tmp_path / "results") as results:
+        assert save_choices(results, found, tmp_path / "choices") == []  # what is chosen depends on more than the limit
+
+
+def test_settings_whose_curves_look_the_same_share_a_panel(tmp_path: Path) -> None:
+    far = means(dataset(tmp_path))
+    assert alike(far, "energy_j", "latency_s") == [[text] for text in far.settings]
+    near = replace(far, points=far.points.assign(latency_s=np.where(far.points["limit"] == 1.0, 9.0, 3.0)))
+    assert alike(near, "energy_j", "latency_s") == [list(far.settings)]
+    assert title_of_all(list(near.settings.values())) == "Mean SNR 0 to 20 dB"
+
+
+def test_a_quantity_that_was_measured_of_one_policy_alone_has_no_panel(tmp_path: Path) -> None:
+    found = means(dataset(tmp_path))
+    points = found.points.assign(quality=found.points["quality"].where(found.points["policy"] == "edge_only"))
+    drawn: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        panels = plots.new_panels
+        patch.setattr(plots, "new_panels", lambda num, **size: drawn.append(num) or panels(num, **size))
+        save_lines(replace(found, points=points), tmp_path / "lines")
+        save_lines(found, tmp_path / "lines")
+    assert drawn == [2, 3]
+
+
+def test_runs_that_find_their_limits_themselves_are_pooled_limit_by_limit() -> None:
+    """The first limits of both seeds are one point, and the second ones; the policy without limits stays as it is."""
+    shared = {"setting": "", "num": 2}
+    rows = [
+        {"policy": policy, "run": run, "limit": limit, **shared}
+        for policy, run, limits in (
+            ("optimal", "a", (1.0, 4.0)),
+            ("optimal", "b", (2.0, 6.0)),
+            ("edge_only", "a", (np.inf,)),
+        )
+        for limit in limits
+    ]
+    pooled = with_common_limits(pd.DataFrame(rows))
+    assert pooled["limit"].tolist() == [1.5, 5.0, 1.5, 5.0, np.inf]
+
+
+def test_a_note_is_as_broad_as_its_figure_and_the_legend_is_whole() -> None:
+    (ax,) = plots.new_panels(1, width_in=4.6)
+    for number in range(7):
+        ax.plot([0, 1], [0, number], label=f"policy number {number}")
+    finish_page([ax], "a note of many words " * 12)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.canvas.draw()
+    note = figure._suptitle
+    for box in (figure.legends[0].get_window_extent(), note.get_window_extent(), ax.get_tightbbox()):
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+    assert not figure.legends[0].get_window_extent().overlaps(ax.get_tightbbox())
+
+
 def test_the_surface_is_the_best_point_within_both_limits() -> None:
     rng = np.random.default_rng(0)
     first, second, gain = rng.uniform(size=(3, 50))
@@ -133,6 +213,7 @@ def test_learning_curves_of_one_problem_share_a_figure(tmp_path: Path) -> None:
     assert [path.suffix for path in save_learned(learned, tmp_path / learned.name)] == [".pdf", ".png"]
 
 
+@pytest.mark.slow
 def test_the_verb_draws_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,6 +116,8 @@ def tiny(algorithm: type[Any], env: Any = None, **settings: Any) -> Any:
 
 
 ALGORITHMS = [PPOLag, SACLag, TD3Lag, DDPGLag]
+FEW_FAST = [PPOLag, DDPGLag, *(pytest.param(algorithm, marks=pytest.mark.slow) for algorithm in (SACLag, TD3Lag))]
+"""All of them, but one of each kind where slow tests are left out: on-policy and off-policy."""
 
 
 def test_cost_advantages_equal_those_of_stable_baselines3_on_the_same_numbers() -> None:
@@ -163,7 +165,7 @@ def test_ppo_learns_from_the_advantage_of_the_lagrangian(monkeypatch: pytest.Mon
     np.testing.assert_allclose(seen["combined"], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", FEW_FAST)
 def test_a_saved_model_comes_back_with_duals_critics_and_policy(algorithm: type[Any], tmp_path: Path) -> None:
     model = tiny(algorithm, bandits(2), tensorboard_log=str(tmp_path)).learn(64, log_interval=1)
     assert model.duals.state.num_updates >= 2
@@ -188,7 +190,7 @@ def test_a_saved_model_comes_back_with_duals_critics_and_policy(algorithm: type[
     assert all(f"lagrange/{name}_1".encode() in written for name in ("multiplier", "cost", "limit"))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", FEW_FAST)
 def test_a_run_that_was_kept_goes_on_as_the_unbroken_one(algorithm: type[Any], tmp_path: Path) -> None:
     model = tiny(algorithm, bandits(1)).learn(64)
     path = save_run(model, tmp_path / "run.megrun")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,8 @@ from megopt.errors import ConfigError, NotOfferedError
 from megopt.live.connection import Connection
 from megopt.live.course import Generated
 from megopt.live.decisions import decision_of, device_only_row
-from megopt.live.device import Device, DeviceSettings
+from megopt.live.device import Device
+from megopt.live.device_settings import DeviceSettings
 from megopt.live.edge import served_in_thread
 from megopt.live.messages import Decision
 from megopt.live.modes_shares import RegionShare
@@ -26,8 +26,10 @@ from megopt.live.trace import RateTrace
 from megopt.metering.energy import PowerModelMeter
 from megopt.policies.base import Observation
 from megopt.system.link import LinkState
+from tests import live_parts
 from tests.live_parts import FAST, LOCAL, PROMPT, Always, Row, made, reference, table_of
 
+pipelines, edge = live_parts.pipelines, live_parts.edge
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -51,18 +53,6 @@ class Radio:
     async def observe(self, connection: Connection) -> LinkState:
         state = await KnownLink(trace=FAST).observe(connection)
         return replace(state, device_rx_power_w=0.5, device_tx_power_w=2.0)
-
-
-@pytest.fixture(scope="module")
-def pipelines(load_tiny: Callable[[str], Any]) -> tuple[Any, Any]:
-    return load_tiny("sd"), load_tiny("sd_device")
-
-
-@pytest.fixture(scope="module")
-def edge(pipelines: tuple[Any, Any]) -> Iterator[tuple[EdgeService, int]]:
-    service = EdgeService(pipelines[0], "tiny")
-    with served_in_thread(service) as port:
-        yield service, port
 
 
 def device_of(pipelines: tuple[Any, Any], policy: Any, observer: Any = None, **settings: Any) -> Device:

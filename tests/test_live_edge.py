@@ -19,11 +19,12 @@ import torch
 
 from megopt.diffusion.sampling import advance, decode
 from megopt.errors import ConfigError, PayloadError
-from megopt.live import runs
+from megopt.live import batches, runs
+from megopt.live.admission import EdgeSettings, RefusedError
 from megopt.live.edge import MAX_REQUEST_BYTES, check_exposure, create_app
 from megopt.live.handover import received_checkpoint, received_image, schedule_crc
 from megopt.live.messages import Capabilities, Decision, Request, Result
-from megopt.live.service import EdgeService, EdgeSettings, RefusedError
+from megopt.live.service import EdgeService
 from megopt.live.wire import Frame, FrameReader
 from tests.live_parts import heard, unsplit
 from tests.live_parts import request_of as asked_for
@@ -204,7 +205,7 @@ def test_a_failure_of_the_model_ends_only_its_own_request(
 ) -> None:
     logging.getLogger("megopt.live").setLevel(logging.CRITICAL)
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "conditioning", lambda *_: 1 / 0)
+        patch.setattr(batches, "encode_run", lambda *_: 1 / 0)
         (frame,) = heard(service, request_of())
     assert (frame.kind, frame.fields["reason"]) == ("failure", "internal")
     assert heard(service, request_of())[-1].kind == "result"

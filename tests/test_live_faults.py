@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from megopt.live.admission import EdgeSettings
 from megopt.live.connection import BusyError, Connection, LinkError
 from megopt.live.course import Generated
-from megopt.live.device import Device, DeviceSettings
+from megopt.live.device import Device
+from megopt.live.device_settings import DeviceSettings
 from megopt.live.edge import served_in_thread
 from megopt.live.messages import Decision, Request
 from megopt.live.observation import KnownLink
-from megopt.live.service import EdgeService, EdgeSettings
+from megopt.live.service import EdgeService
 from megopt.live.shim import ChannelShim
+from tests import live_parts
 from tests.live_parts import FAST, LOCAL, PROMPT, Always, Damaging, Row, free_port, made, reference, table_of
 
+pipelines, edge = live_parts.pipelines, live_parts.edge
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
@@ -36,18 +40,6 @@ DEVICE_ONLY, STEP_SPLIT, LONG, FOREIGN = range(len(ROWS))
 
 def device_of(pipelines: tuple[Any, Any], policy: Any, **settings: Any) -> Device:
     return Device(pipelines[1], table_of(ROWS), policy, KnownLink(trace=FAST), settings=DeviceSettings(**settings))
-
-
-@pytest.fixture(scope="module")
-def pipelines(load_tiny: Callable[[str], Any]) -> tuple[Any, Any]:
-    return load_tiny("sd"), load_tiny("sd_device")
-
-
-@pytest.fixture(scope="module")
-def edge(pipelines: tuple[Any, Any]) -> Iterator[tuple[EdgeService, int]]:
-    service = EdgeService(pipelines[0], "tiny")
-    with served_in_thread(service) as port:
-        yield service, port
 
 
 # --- lost links -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,30 +16,21 @@ import pytest
 from megopt.diffusion.sampling import decode
 from megopt.live import modes_device
 from megopt.live.course import Generated
-from megopt.live.device import DeviceSettings
+from megopt.live.device_settings import DeviceSettings
 from megopt.live.messages import Decision
 from megopt.live.modes_device import LayerConnection, SharingDevice
 from megopt.live.shim import ChannelShim
-from tests.live_modes import FAST, INNER, NOISE, PROMPT, REGION, SHARED, Edge, device_of, served, unsplit
+from tests import live_modes
+from tests.live_modes import FAST, INNER, NOISE, PROMPT, REGION, SHARED, Edge, device_of, unsplit
 from tests.live_parts import Damaging
 
+pipelines, edge = live_modes.pipelines, live_modes.edge
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 DECISIONS = {"region": REGION, "shared": SHARED, "noise": NOISE}
 MARGIN_S = 0.5
-
-
-@pytest.fixture(scope="module")
-def pipelines(load_tiny: Callable[[str], Any]) -> dict[str, Any]:
-    return {name: load_tiny(name) for name in ("sd", "sd_device")}
-
-
-@pytest.fixture(scope="module")
-def edge(pipelines: dict[str, Any]) -> Iterator[Edge]:
-    with served(pipelines["sd"]) as running:
-        yield running
 
 
 def with_settings(device: SharingDevice, **settings: Any) -> SharingDevice:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from megopt.live.modes_crossing import crossing_frame, received_crossing
 from megopt.live.modes_layers import LayerSessions
 from megopt.live.modes_shares import LayerShare
 from megopt.live.wire import Frame
+from tests import live_modes
 from tests.live_modes import (
     INNER,
     NOISE,
@@ -30,25 +30,14 @@ from tests.live_modes import (
     device_of,
     made,
     request_of,
-    served,
     unsplit,
 )
 
+pipelines, edge = live_modes.pipelines, live_modes.edge
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def pipelines(load_tiny: Callable[[str], Any]) -> dict[str, Any]:
-    return {name: load_tiny(name) for name in ("sd", "sd_device", "sdxl", "sd3")}
-
-
-@pytest.fixture(scope="module")
-def edge(pipelines: dict[str, Any]) -> Iterator[Edge]:
-    with served(pipelines["sd"]) as running:
-        yield running
 
 
 # --- layer split, head on the device --------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -27,8 +27,10 @@ from megopt.live.modes_edge import SharingEdge, Stages, heard
 from megopt.live.modes_runs import region_of, with_context
 from megopt.live.modes_shares import LayerShare, RegionShare
 from megopt.live.wire import Frame
+from tests import live_modes
 from tests.live_modes import (
     GROUP,
+    HYBRID,
     NOISE,
     PART,
     PROMPT,
@@ -39,25 +41,14 @@ from tests.live_modes import (
     heard_by,
     made,
     request_of,
-    served,
     unsplit,
 )
 
+pipelines, edge = live_modes.pipelines, live_modes.edge
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def pipelines(load_tiny: Callable[[str], Any]) -> dict[str, Any]:
-    return {name: load_tiny(name) for name in ("sd", "sd_device", "sdxl", "sd3")}
-
-
-@pytest.fixture(scope="module")
-def edge(pipelines: dict[str, Any]) -> Iterator[Edge]:
-    with served(pipelines["sd"]) as running:
-        yield running
 
 
 # --- region split ---------------------------------------------------------------------------------------------------
@@ -249,7 +240,7 @@ def test_hybrid_upscaling_after_a_hand_over(edge: Edge, pipelines: dict[str, Any
     small = Decision(mode="step_split", num_steps=4, split_step=2, codec_bits=32)
     low = made(device, small, edge).image
     found = made(device, replace(small, sr_scale=2, sr_kind="hybrid"), edge, replace(PROMPT, resolution_px=64))
-    assert np.array_equal(found.image, device.kinds["hybrid", 2].upscale(low[np.newaxis])[0])
+    assert np.array_equal(found.image, HYBRID.upscale(low[np.newaxis])[0])
     assert "enlarge, hybrid" in dict(found.timeline)
     with pytest.raises(ConfigError, match="no such upscaler"):
         made(device, replace(small, sr_scale=2, sr_kind="diffusion"), edge, replace(PROMPT, resolution_px=64))

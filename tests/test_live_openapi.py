@@ -6,12 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from schemathesis import GenerationMode
-from schemathesis.config import ProjectConfig, ProjectsConfig, SchemathesisConfig
-from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from megopt.live.edge import create_app
 from megopt.live.modes_service import SharingEdgeService
@@ -49,9 +45,6 @@ def bodies(draw: st.DrawFn) -> bytes:
     return bytes(frame)
 
 
-schemathesis.openapi.media_type(FRAMES, bodies())
-
-
 @pytest.fixture(scope="module")
 def pipeline(load_tiny: Callable[[str], Any]) -> Any:
     return load_tiny("sd")
@@ -68,6 +61,10 @@ def service(pipeline: Any) -> Iterator[SharingEdgeService]:
 
 @pytest.fixture
 def document(service: SharingEdgeService) -> Any:
+    import schemathesis
+    from schemathesis.config import ProjectConfig, ProjectsConfig, SchemathesisConfig
+
+    schemathesis.openapi.media_type(FRAMES, bodies())
     app = create_app(service, token=HEADERS["Authorization"].removeprefix("Bearer "))
     config = SchemathesisConfig(projects=ProjectsConfig(default=ProjectConfig(headers=HEADERS)), seed=0)
     return schemathesis.openapi.from_asgi("/openapi.json", app, config=config, headers=HEADERS)
@@ -82,6 +79,9 @@ def test_the_document_names_every_route(document: Any) -> None:
 @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_every_answer_is_as_the_document_says(document: Any, method: str, path: str, data: st.DataObject) -> None:
+    from schemathesis import GenerationMode
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
     mode = data.draw(st.sampled_from(GenerationMode))
     known = data.draw(st.sampled_from([{}, *({"request_id": name} for name in IDS)])) if "{" in path else {}
     case = data.draw(document[path][method].as_strategy(generation_mode=mode, path_parameters=known))

@@ -25,7 +25,8 @@ from megopt.analysis.parity_report import parity_report, write_parity_sheet
 from megopt.arrays import IntArray
 from megopt.errors import ConfigError
 from megopt.live.course import Prompt
-from megopt.live.device import Device, DeviceSettings
+from megopt.live.device import Device
+from megopt.live.device_settings import DeviceSettings
 from megopt.live.edge import served_in_thread
 from megopt.live.parity import ReplayedLink, cells, prompts, serve
 from megopt.live.parity_processes import edge_process

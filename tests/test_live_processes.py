@@ -20,7 +20,8 @@ import pytest
 from megopt.diffusion.pipelines import load
 from megopt.live.connection import Connection, LinkError
 from megopt.live.course import Generated, Prompt
-from megopt.live.device import Device, DeviceSettings
+from megopt.live.device import Device
+from megopt.live.device_settings import DeviceSettings
 from megopt.live.observation import KnownLink
 from megopt.live.shim import ChannelShim
 from tests.live_parts import FAST, Always, Damaging, Row, free_port, table_of

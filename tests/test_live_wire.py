@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from megopt.errors import ConfigError, PayloadError
+from megopt.live.tensors import tensors_of, tensors_part
 from megopt.live.wire import (
     CHECKSUM,
     ENCODINGS,
@@ -25,8 +26,6 @@ from megopt.live.wire import (
     FrameReader,
     Part,
     stated_bytes,
-    tensors_of,
-    tensors_part,
 )
 
 SMALL = FrameLimits(max_header_bytes=1 << 12, max_body_bytes=1 << 14)

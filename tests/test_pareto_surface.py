@@ -375,6 +375,7 @@ def test_the_verb_reports_a_proved_surface_and_writes_its_files(tmp_path: Path) 
     assert all(0.0 <= policy["saving"] < 1.0 for policy in report["policies"].values())
 
 
+@pytest.mark.slow
 def test_the_verb_refuses_what_makes_no_surface(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="objectives = 5; expected a list"):
         run_surface(tmp_path, "objectives=5")

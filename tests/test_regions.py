@@ -28,7 +28,13 @@ NUM_STEPS = 4
 SIZE = (8, 8)
 WHOLE = Region(top=0, left=0, height=8, width=8, latent_size=SIZE)
 PART = Region(top=2, left=0, height=4, width=6, latent_size=SIZE)
-CASES = [(name, sampler) for sampler, entry in SAMPLERS.items() for name in entry.families]
+FEW = {("sd", "ddim"), ("sdxl", "euler"), ("sd", "dpmpp_2m")}
+"""What is tried where slow tests are left out, beside all of sd3: every sampler and every family once."""
+CASES = [
+    pytest.param(name, sampler, marks=[] if name == "sd3" or (name, sampler) in FEW else pytest.mark.slow)
+    for sampler, entry in SAMPLERS.items()
+    for name in entry.families
+]
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,7 @@ def test_weaker_guidance_gains_first_and_loses_at_the_end() -> None:
     assert (gains["at_27_steps"] < 0).all()
 
 
+@pytest.mark.slow
 def test_the_figure_holds_every_curve_and_every_point(tmp_path: Path) -> None:
     result = hiqm.reproduce(tmp_path)
     assert {path.name for path in result.paths} == {"fits.csv", "surfaces.csv", "gains.csv", "hiqm.pdf", "hiqm.png"}

@@ -149,7 +149,7 @@ def test_thresholds_follow_the_limit_and_then_the_measurement() -> None:
     assert np.isinf(thresholds.current()[0])  # the length of an episode is not known yet
     run(thresholds, cost=0.7, value=8.0, num_steps=50)
     assert thresholds.current()[0] == pytest.approx(0.5 * 10.0)  # 5 per 10 steps, horizon 1 / (1 - 0.9)
-    run(thresholds, cost=0.7, value=8.0, num_steps=400)
+    run(thresholds, cost=0.7, value=8.0, num_steps=400, is_felt=True)
     # the critic says 8 where costs say 7, so the threshold is 1 higher; a lasting excess of 0.2 per step adds an
     # integral down to its bound, a tenth of 0.5 + 0.7
     assert thresholds.current()[0] == pytest.approx(6.0 - 0.12 * 10.0)
@@ -172,6 +172,18 @@ def test_a_slack_limit_winds_nothing_up() -> None:
     run(slack, cost=0.4, value=4.0, num_steps=1000)
     assert felt.current()[0] == pytest.approx(5.0 + 0.09 * 10.0)
     assert slack.current()[0] == pytest.approx(5.0)
+
+
+def test_batches_that_are_dear_by_luck_do_not_lead_a_threshold_away() -> None:
+    # a limit is felt in the dear half of the batches alone; on average replay is at the threshold
+    rng = np.random.default_rng(0)
+    thresholds = Thresholds(CostLimits(values=(0.5,)), 0.9, num_envs=1, window=100)
+    for _ in range(2000):
+        thresholds.observe(np.array([[0.5]]), np.array([False]), np.array([False]), is_warm_up=False)
+        luck = rng.normal(0.0, 0.5)
+        means = CriticMeans(taken=np.array([5.0]), visited=np.array([5.0]), replayed=np.array([5.0 + luck]))
+        thresholds.update(means, np.array([luck > 0.0]))
+    assert thresholds.current()[0] == pytest.approx(5.0, rel=0.02)
 
 
 def test_luck_of_the_draws_moves_a_threshold_little_where_the_critic_is_right() -> None:

@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from megopt.diffusion.checkpoint import Checkpoint
-from megopt.diffusion.conditioning import conditioning_hash, encode
+from megopt.diffusion.conditioning import Conditioning, conditioning_hash, encode
+from megopt.diffusion.guidance import guided
 from megopt.diffusion.pipelines import LatentSpace, latent_space, load
 from megopt.diffusion.sampling import advance, decode, start
 from megopt.diffusion.schedulers import SAMPLERS
-from megopt.errors import ConfigError, PipelineError
+from megopt.errors import ConfigError, PayloadError, PipelineError
 
 # diffusers' schedulers hand torch tensors to numpy.array; torch has no copy keyword yet
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -26,7 +27,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 NUM_STEPS = 5
 PROMPTS = ("a red cube", "a blue cat")
 GUIDANCE = 4.0
-CASES = [(name, sampler) for sampler, entry in SAMPLERS.items() for name in entry.families]
+FEW = {("sd", "ddim"), ("sdxl", "euler"), ("sd", "dpmpp_2m")}
+"""What is tried where slow tests are left out, beside all of sd3: every sampler and every family once."""
+CASES = [
+    pytest.param(name, sampler, marks=[] if name == "sd3" or (name, sampler) in FEW else pytest.mark.slow)
+    for sampler, entry in SAMPLERS.items()
+    for name in entry.families
+]
 LoadTiny = Callable[[str], Any]
 
 
@@ -77,6 +84,29 @@ def test_prompts_reach_the_model_as_in_the_stock_pipeline(
     ours = finished(pipelines[name], sampler, prompt="a cat", negative_prompt=negative, guidance_scale=guidance)
     theirs = stock(pipelines[name], sampler, prompt="a cat", negative_prompt=negative, guidance_scale=guidance)
     assert torch.equal(ours.latent, theirs)
+
+
+@pytest.mark.parametrize("name", ["sd", "sdxl"])  # SD3's own pipeline knows no rescale
+def test_rescaled_guidance_is_the_stock_pipelines(pipelines: dict[str, Any], name: str) -> None:
+    ours = finished(pipelines[name], "ddim", guidance_rescale=0.7).latent
+    assert torch.equal(ours, stock(pipelines[name], "ddim", guidance_rescale=0.7))
+    assert not torch.equal(ours, finished(pipelines[name], "ddim").latent)
+
+
+@pytest.mark.parametrize("scale", [1.5, 8.0])
+def test_rescale_of_one_keeps_the_spread_of_the_output_for_the_prompt(scale: float) -> None:
+    told = Conditioning(text=torch.empty(0), is_guided=True, hash="")
+    output = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    given = output[2:]
+    rescaled = guided(output, told, scale, 1.0).std((1, 2, 3))
+    assert torch.allclose(rescaled, given.std((1, 2, 3)), rtol=1e-5)
+    assert (guided(output, told, scale).std((1, 2, 3)) > rescaled).all()
+
+
+@pytest.mark.parametrize("rescale", [-0.1, 1.1, float("nan")])
+def test_rescale_outside_its_range_is_refused(pipelines: dict[str, Any], rescale: float) -> None:
+    with pytest.raises(PayloadError, match=r"guidance_rescale .*, not 0 to 1"):
+        begun(pipelines["sd"], "ddim", guidance_rescale=rescale)
 
 
 @pytest.mark.parametrize(("name", "sampler"), CASES)

@@ -72,7 +72,13 @@ BAD_INPUT = [
 ]
 
 
-@pytest.mark.parametrize(("override", "message"), BAD_INPUT, ids=[override for override, _ in BAD_INPUT])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        pytest.param(*pair, id=pair[0], marks=[] if number % 3 == 0 else pytest.mark.slow)
+        for number, pair in enumerate(BAD_INPUT)
+    ],
+)
 def test_bad_input_gets_one_line(
     override: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from megopt.analysis.plots import paper_style
 from megopt.files import write_atomically
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 _IMAGE_IN = 0.9
 _LABEL_IN = 1.25
-_CAPTION_IN = 0.55
-_CAPTION_WIDTH = 24
+_CAPTION_IN = 0.86
+_CAPTION_WIDTH = 19
 _LABEL_WIDTH = 20
 
 
 def write_contact_sheet(path: Path, rows: Mapping[str, Images], captions: Sequence[str] = ()) -> Path:
-    """Write a PNG with one row of images per label; nothing is chosen, the images are shown in their order.
+    """Write a PNG or PDF with one row of images per label; nothing is chosen, the images are shown in their order.
 
     Args:
-        path: of the PNG.
+        path: of the file, whose suffix says which of the two.
         rows: images by label, uint8, shape (num_images, height, width, 3), the same number in all rows.
         captions: over the columns; none where empty.
     """
@@ -57,5 +57,6 @@ def write_contact_sheet(path: Path, rows: Mapping[str, Images], captions: Sequen
             wrapped = "\n".join(textwrap.fill(part, _LABEL_WIDTH) for part in label.splitlines())
             line[0].text(-0.06, 0.5, wrapped, transform=line[0].transAxes, ha="right", va="center", fontsize=7)
         for text, panel in zip(captions, panels[0], strict=False):
-            panel.set_title(textwrap.fill(text, _CAPTION_WIDTH), fontsize=4.6, pad=2)
-        return write_atomically(path, lambda target: figure.savefig(target, format="png"))
+            panel.set_title(textwrap.fill(text.replace(" ,", ","), _CAPTION_WIDTH), fontsize=5.8, pad=2)
+        undated: dict[str, Any] = {"metadata": {"CreationDate": None}} if path.suffix == ".pdf" else {}
+        return write_atomically(path, lambda target: figure.savefig(target, format=path.suffix[1:], **undated))

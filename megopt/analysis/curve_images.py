@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,12 +41,12 @@ def save_curve_images(found: Tradeoff, table: ActionTable, profile: Profile, swe
         rows = solution.rows[solution.is_feasible]
         if len(rows) and 2 * len(rows) >= len(solution.rows):
             chosen.setdefault(int(np.bincount(rows).argmax()), float(limit))
-    return save_row_images(chosen, table, profile, sweep.quantity, path) if chosen else None
+    return save_row_images(chosen, table, profile, sweep.quantity, [path])[0] if chosen else None
 
 
 def save_row_images(
-    chosen: Mapping[int, float], table: ActionTable, profile: Profile, quantity: str, path: Path
-) -> Path:
+    chosen: Mapping[int, float], table: ActionTable, profile: Profile, quantity: str, paths: Sequence[Path]
+) -> list[Path]:
     """Write a contact sheet with the images of some rows, at most `NUM_ROWS` of them, evenly.
 
     Args:
@@ -54,7 +54,7 @@ def save_row_images(
         table: the rows.
         profile: whose models make the images, see `can_be_drawn`.
         quantity: the limited quantity.
-        path: of the PNG.
+        paths: of the PNG or PDF, or of both.
     """
     from megopt.diffusion.evaluation import truth
 
@@ -62,10 +62,11 @@ def save_row_images(
     told = truth(NUM_CAPTIONS, seed=SEED, split="unseen", resolution_px=profile.provenance.resolution_px)
     generator = _generator(profile, told.captions)
     shown = {
-        f"{limit:.3g} {_UNITS.get(quantity, '')}\n{table.label[row]}": _images(generator, table, row)
+        f"≤ {limit:.3g} {_UNITS.get(quantity, '')}\n{table.label[row]}": _images(generator, table, row)
         for row, limit in (list(chosen.items())[number] for number in picked)
     }
-    return write_contact_sheet(path, shown | {"real scene": told.images}, told.captions)
+    sheet = shown | {"real scene": told.images}
+    return [write_contact_sheet(path, sheet, told.captions) for path in paths]
 
 
 def _generator(profile: Profile, captions: tuple[str, ...]) -> Generator:

@@ -90,7 +90,7 @@ def plot_tradeoff(curve: pd.DataFrame, x: str, y: str = "latency_s", ax: Axes | 
         _plot_swept(ax, name, points, (x, y), i, len(swept))
     for i, (name, points) in enumerate((n, p) for n, p in groups.items() if n not in swept):
         color, marker = COLORS[(i + len(swept)) % len(COLORS)], MARKERS[(i + 3) % len(MARKERS)]
-        ax.plot(points[x], points[y], marker, color=color, label=_named(name, points), ms=6, mec="black", mew=0.5)
+        ax.plot(points[x], points[y], marker, color=color, label=_named(name, points), ms=5, mec="black", mew=0.5)
     for axis, column in ((ax.xaxis, x), (ax.yaxis, y)):
         scale_axis(axis, drawn[column].to_numpy(dtype=float))
     ax.set_xlabel(mean_label(x))
@@ -161,7 +161,7 @@ def plot_time_parts(records: pd.DataFrame, policy: str, ax: Axes | None = None) 
             layer.set(facecolor=color, hatch=hatch, edgecolor="white", linewidth=0.0)
     quantity = str(chosen["limit_quantity"].iloc[0]) if len(chosen) else ""
     ax.set_xlabel(f"Limit on {LABELS.get(quantity, quantity)[0].lower() + LABELS.get(quantity, quantity)[1:]}")
-    ax.set_ylabel(f"Mean time of the {_shown(policy)} policy [s]")
+    ax.set_ylabel(f"Mean time, {_shown(policy)} policy [s]")
     scale_axis(ax.xaxis, means.index.to_numpy(dtype=float))
     ax.set_ylim(0, 1.15 * means.sum(axis=1).max() if len(means) else 1.0)
     ax.legend(loc="upper right", ncols=4, columnspacing=1.0, frameon=True, framealpha=0.85, edgecolor="none")

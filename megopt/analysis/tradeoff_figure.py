@@ -30,7 +30,7 @@ def save_tradeoff_figure(found: Tradeoff, profile: Profile, sweep: Sweep, path: 
     timed = _first_swept_policy(found)
     objective = found.problems[0].objective
     with plots.paper_style():
-        panels = plots.new_panels(2 if timed else 1)
+        panels = plots.new_panels(2 if timed else 1, height_in=3.9)
         plots.plot_tradeoff(found.curve, sweep.quantity, objective, panels[0])
         if found.long_run is not None:
             plot_long_run(found.long_run, panels[0])
@@ -40,7 +40,7 @@ def save_tradeoff_figure(found: Tradeoff, profile: Profile, sweep: Sweep, path: 
         panels[0].set_ylabel(plots.mean_label(objective, found.metric))
         if timed:
             plots.plot_time_parts(found.records, timed, panels[1])
-        plots.legend_below(panels[0])
+        plots.legend_below(panels[0], num_columns=5)
         plots.stamp(panels[0], plots.profile_note(profile, found.records))
         return plots.save_figure(panels[0], path)
 

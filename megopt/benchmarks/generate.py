@@ -59,7 +59,13 @@ def _stock(pipeline: Pipeline, caption: str, num_steps: int, sampling: Sampling)
     import torch
 
     generator = torch.Generator().manual_seed(sampling.seed)
-    return pipeline(caption, num_inference_steps=num_steps, guidance_scale=sampling.guidance_scale, generator=generator)
+    return pipeline(
+        caption,
+        num_inference_steps=num_steps,
+        guidance_scale=sampling.guidance_scale,
+        guidance_rescale=sampling.guidance_rescale,
+        generator=generator,
+    )
 
 
 def _median_s(call: Callable[[], object], repeats: int) -> float:

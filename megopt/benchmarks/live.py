@@ -164,6 +164,7 @@ def _request(decision: Decision, seed: int) -> Request:
         negative_prompt=None,
         sampler="ddim",
         guidance_scale=3.0,
+        guidance_rescale=0.7,
         seed=seed,
         height_px=SIDE_PX,
         width_px=SIDE_PX,

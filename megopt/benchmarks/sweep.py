@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from megopt.analysis.records import write_records
+from megopt.sweeps.aggregates import Aggregate
 from megopt.sweeps.execution import execute
-from megopt.sweeps.figure_curves import save_lines
 from megopt.sweeps.figure_data import means_of
+from megopt.sweeps.figure_lines import save_lines
 from megopt.sweeps.grid import axes_of, runs_of
 from megopt.sweeps.launchers import Kept, Local
-from megopt.sweeps.query import aggregate_sql, open_results
+from megopt.sweeps.query import open_results
 from megopt.sweeps.run import Run, RunStatus, function_at
 from megopt.sweeps.store import Store
 
@@ -165,7 +166,8 @@ def _records(folder: Path, num_records: int, seed: int) -> dict[str, float]:
         (kept,) = results.ask(f"SELECT count(*) AS number FROM records WHERE {where}")["number"]
     filtered = time.perf_counter()
     with open_results(folder) as results:
-        results.ask(aggregate_sql("", ["policy", "label", "config.channel.snr_db"], ["latency_s", "energy_j"]))
+        keys = ["policy", "label", "config.channel.snr_db"]
+        results.means(Aggregate(group_by=keys, show=["latency_s", "energy_j"]))
     aggregated = time.perf_counter()
     with open_results(folder) as results:
         (means,) = means_of(results, runs[0].sweep)

@@ -45,6 +45,7 @@ SCALARS = (
     "num_steps",
     "sampler",
     "guidance_scale",
+    "guidance_rescale",
     "seeds",
     "conditioning_hash",
     "prompt",
@@ -69,6 +70,7 @@ class Checkpoint:
         solver_history: earlier model outputs that the next step asks for, each of the latent's shape. Leaving it out
             makes a multistep solver restart with one first-order step.
         guidance_scale: weight of classifier-free guidance [1]; no guidance up to 1.
+        guidance_rescale: of `megopt.diffusion.guidance`, 0 to 1 [1].
         conditioning_hash: `megopt.diffusion.conditioning.conditioning_hash` of the prompts.
         latent_space: where the latent lives.
         seeds: of the initial noise: one for the whole batch, or one per image.
@@ -84,6 +86,7 @@ class Checkpoint:
     noise_levels: torch.Tensor
     solver_history: tuple[torch.Tensor, ...] = ()
     guidance_scale: float
+    guidance_rescale: float = 0.0
     conditioning_hash: str
     latent_space: LatentSpace
     seeds: tuple[int, ...]
@@ -180,6 +183,7 @@ class Checkpoint:
             not in {1, batch},
             f"not one prompt per image, for {batch} images": any(len(text) != batch for text in texts),
             "guidance_scale is not finite": not math.isfinite(self.guidance_scale),
+            f"guidance_rescale {self.guidance_rescale}, not 0 to 1": not 0.0 <= self.guidance_rescale <= 1.0,
         }
 
 
@@ -226,6 +230,7 @@ def _scalars(header: Mapping[str, Any]) -> dict[str, Any]:
         "num_steps": int(header["num_steps"]),
         "sampler": str(header["sampler"]),
         "guidance_scale": float(header["guidance_scale"]),
+        "guidance_rescale": float(header["guidance_rescale"]),
         "seeds": tuple(int(seed) for seed in header["seeds"]),
         "conditioning_hash": str(header["conditioning_hash"]),
         "prompt": None if prompt is None else tuple(str(text) for text in prompt),

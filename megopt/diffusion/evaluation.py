@@ -75,11 +75,13 @@ class Sampling:
     Attributes:
         sampler: a name in `schedulers.SAMPLERS`.
         guidance_scale: weight of classifier-free guidance [1].
+        guidance_rescale: of `megopt.diffusion.guidance` [1].
         seed: image i starts from noise of seed + i, whatever its neighbours.
     """
 
     sampler: str = "ddim"
     guidance_scale: float = 3.0
+    guidance_rescale: float = 0.0
     seed: int = 0
 
 
@@ -100,6 +102,7 @@ def generated(pipeline: Pipeline, captions: Sequence[str], num_steps: int, sampl
             seed=range(sampling.seed + part.start, sampling.seed + part.stop),
             sampler=sampling.sampler,
             guidance_scale=sampling.guidance_scale,
+            guidance_rescale=sampling.guidance_rescale,
         )
         told = encode(
             pipeline,

@@ -31,6 +31,7 @@ import torch
 from megopt.diffusion import schedulers
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.conditioning import Conditioning
+from megopt.diffusion.guidance import guided
 from megopt.diffusion.pipelines import Pipeline, denoiser
 from megopt.errors import ConfigError, PipelineError
 
@@ -169,7 +170,7 @@ class LayerSplit:
             skips = (*skips, crossing.hidden)
         hidden, skips = self._run(self._begin, self._end, crossing.hidden, skips, run, told)
         if self.gives_noise:
-            return Crossing(hidden=guided(hidden, told, run.guidance_scale))
+            return Crossing(hidden=guided(hidden, told, run.guidance_scale, run.guidance_rescale))
         return Crossing(hidden=hidden, skips=_kept(skips, len(skips), self._is_doubled(self._end)))
 
     def tail(
@@ -189,7 +190,7 @@ class LayerSplit:
         if self._is_doubled(self._end) and self._num_left(_shape(run)):
             came = (*came, crossing.hidden)
         output, _ = self._run(self._end, len(self._names), crossing.hidden, (*held, *came), run, told)
-        return guided(output, told, run.guidance_scale)
+        return guided(output, told, run.guidance_scale, run.guidance_rescale)
 
     def _run(
         self,
@@ -250,14 +251,6 @@ def model_input(pipeline: Pipeline, run: Checkpoint, told: Conditioning) -> torc
     scheduler = schedulers.resume(pipeline, run)
     seen: torch.Tensor = scheduler.scale_model_input(batch, scheduler.timesteps[run.step])
     return seen
-
-
-def guided(output: torch.Tensor, told: Conditioning, guidance_scale: float) -> torch.Tensor:
-    """Return the guided noise: without + scale (given - without)."""
-    if not told.is_guided:
-        return output
-    without, given = output.chunk(2)
-    return without + guidance_scale * (given - without)
 
 
 def step_with(pipeline: Pipeline, run: Checkpoint, noise: torch.Tensor) -> Checkpoint:

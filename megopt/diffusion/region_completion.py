@@ -129,6 +129,7 @@ def _coarse(
         seed=begin.seeds,
         sampler=begin.sampler,
         guidance_scale=begin.guidance_scale,
+        guidance_rescale=begin.guidance_rescale,
         resolution_px=(begin.resolution_px[0] // coarse_scale, begin.resolution_px[1] // coarse_scale),
         negative_prompt=begin.negative_prompt,
     )

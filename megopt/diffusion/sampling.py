@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from megopt.diffusion import schedulers
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.conditioning import Conditioning, checked_texts, conditioning_hash, encode
+from megopt.diffusion.guidance import guided
 from megopt.diffusion.pipelines import LatentSpace, Pipeline, denoiser, family, latent_space
 from megopt.errors import ConfigError, PipelineError
 
@@ -33,6 +34,7 @@ def start(
     seed: int | Sequence[int],
     sampler: str,
     guidance_scale: float,
+    guidance_rescale: float = 0.0,
     resolution_px: int | tuple[int, int] | None = None,
     negative_prompt: str | Sequence[str] | None = None,
 ) -> Checkpoint:
@@ -46,6 +48,7 @@ def start(
             makes an image's noise independent of its neighbours.
         sampler: a name in `megopt.diffusion.schedulers.SAMPLERS`.
         guidance_scale: weight of classifier-free guidance [1]; no guidance up to 1.
+        guidance_rescale: of `megopt.diffusion.guidance`, 0 to 1 [1].
         resolution_px: side, or height and width, of the image [px]; None for the model's own.
         negative_prompt: one text for all, or one per image; None for the pipeline's own empty conditioning.
 
@@ -65,6 +68,7 @@ def start(
         timesteps=scheduler.timesteps,
         noise_levels=getattr(scheduler, "sigmas", torch.empty(0)),
         guidance_scale=float(guidance_scale),
+        guidance_rescale=float(guidance_rescale),
         conditioning_hash=conditioning_hash(texts, negatives),
         latent_space=latent_space(pipeline),
         seeds=seeds,
@@ -101,7 +105,7 @@ def advance(
         told = _checked_conditioning(pipeline, checkpoint, conditioning)
         with torch.no_grad():
             for timestep in scheduler.timesteps[checkpoint.step : to_step]:
-                output = _guided_output(pipeline, scheduler, told, latent, timestep, checkpoint.guidance_scale)
+                output = _guided_output(pipeline, scheduler, told, latent, timestep, checkpoint)
                 latent = scheduler.step(output, timestep, latent, return_dict=False)[0]
     history = schedulers.history(scheduler) if to_step < checkpoint.num_steps else ()
     return replace(checkpoint, latent=latent, step=to_step, solver_history=history)
@@ -195,17 +199,18 @@ def _checked_conditioning(
 
 
 def _guided_output(
-    pipeline: Pipeline, scheduler: Any, told: Conditioning, latent: torch.Tensor, timestep: torch.Tensor, scale: float
+    pipeline: Pipeline,
+    scheduler: Any,
+    told: Conditioning,
+    latent: torch.Tensor,
+    timestep: torch.Tensor,
+    run: Checkpoint,
 ) -> torch.Tensor:
-    """Return the denoiser's output at `timestep`: without + scale (given - without)."""
+    """Return the denoiser's output at `timestep`, guided as `run` asks."""
     batch = torch.cat([latent] * 2) if told.is_guided else latent
     if hasattr(scheduler, "scale_model_input"):
         batch = scheduler.scale_model_input(batch, timestep)
-    output = _output(pipeline, told, batch, timestep)
-    if not told.is_guided:
-        return output
-    without, given = output.chunk(2)
-    return without + scale * (given - without)
+    return guided(_output(pipeline, told, batch, timestep), told, run.guidance_scale, run.guidance_rescale)
 
 
 def _output(pipeline: Pipeline, told: Conditioning, batch: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,7 @@ class Prompt:
         deadline_s: when the image is to be there [s].
         sampler: a name in `megopt.diffusion.schedulers.SAMPLERS`.
         guidance_scale: weight of classifier-free guidance [1].
+        guidance_rescale: of `megopt.diffusion.guidance`, 0 to 1 [1].
     """
 
     text: str
@@ -38,6 +39,7 @@ class Prompt:
     deadline_s: float = 30.0
     sampler: str = "ddim"
     guidance_scale: float = 3.0
+    guidance_rescale: float = 0.0
 
     def __post_init__(self) -> None:
         require_within("prompt", 1e-3, 3600.0, deadline_s=self.deadline_s)

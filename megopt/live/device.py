@@ -15,68 +15,34 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
 
-import numpy as np
-
-from megopt.diffusion.conditioning import encode_run
 from megopt.diffusion.pipelines import Pipeline, latent_space
 from megopt.diffusion.super_resolution import Upscaler
 from megopt.errors import ConfigError, MegoptError, PayloadError
 from megopt.live import runs
+from megopt.live.admission import OwnTimes
 from megopt.live.calibration import Calibration
 from megopt.live.connection import BusyError, Connection, LinkError
 from megopt.live.course import Course, Decided, Generated, Prompt
 from megopt.live.decisions import decision_of, device_only_row, row_of
+from megopt.live.device_settings import DeviceSettings
 from megopt.live.handover import received_checkpoint, received_image, schedule_crc
 from megopt.live.messages import Capabilities, Decision, Request, Result
 from megopt.live.modes_rows import SharingTerms
 from megopt.live.observation import LinkObserver
+from megopt.live.own_models import OwnModels
 from megopt.live.policy_call import chosen_row
 from megopt.live.predictor import Prediction, Predictor
 from megopt.live.telemetry import log_event
 from megopt.live.wire import Frame
 from megopt.metering.energy import Meter, NoMeter
 from megopt.policies.base import Observation, Policy
-from megopt.ranges import require_whole, require_within
 from megopt.schemes.action_table import ActionTable
 from megopt.system.link import LinkState
 from megopt.units import BITS_PER_BYTE
-
-SMOOTHING = 0.3
-"""Weight of the newest time in an estimate."""
-Found = TypeVar("Found")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceSettings:
-    """How a device deals with time.
-
-    Attributes:
-        margin_s: kept back from the deadline [s].
-        policy_timeout_s: a policy that takes longer is not waited for [s].
-        checkpoint_every: steps between checkpoints that the edge sends on the way; 0 for none.
-        calibration: what earlier requests correct in a prediction, one of `megopt.live.calibration.CALIBRATIONS`.
-        refresh_s: age at which what the edge said of itself is asked for again [s]; 0 asks before every request.
-        num_retries: times that a lost answer is asked for again.
-        backoff_s: before the first of them, doubled for each further one [s].
-    """
-
-    margin_s: float = 0.2
-    policy_timeout_s: float = 1.0
-    checkpoint_every: int = 0
-    calibration: str = "runtime"
-    refresh_s: float = 0.0
-    num_retries: int = 2
-    backoff_s: float = 0.05
-
-    def __post_init__(self) -> None:
-        times = {name: getattr(self, name) for name in ("margin_s", "policy_timeout_s", "refresh_s", "backoff_s")}
-        require_within("device settings", 0.0, 600.0, **times)
-        require_whole("device settings", 0, checkpoint_every=self.checkpoint_every, num_retries=self.num_retries)
 
 
 class Device:
@@ -99,6 +65,7 @@ class Device:
         *,
         settings: DeviceSettings | None = None,
         upscalers: Mapping[int, Upscaler] | None = None,
+        kinds: Mapping[tuple[str, int], Upscaler] | None = None,
         meter: Meter | None = None,
         terms: SharingTerms | None = None,
     ) -> None:
@@ -106,13 +73,14 @@ class Device:
         self.shadow: Policy | None = None
         self.terms = terms
         self._predictor = Predictor(table, Calibration(self.settings.calibration))
-        self._pipeline, self._observer, self._upscalers = pipeline, observer, dict(upscalers or {})
-        self._meter = meter or NoMeter()
+        self._pipeline, self._observer = pipeline, observer
         self._told: tuple[float, Connection, Capabilities] | None = None
         self._local_row = device_only_row(table)
         local = self._decision(self._local_row)
         # until the first run of its own the device believes the table
-        self._step_s, self._fixed_s = float(table.work.device_s[self._local_row]) / local.num_steps, 0.0
+        times = OwnTimes(step_s=float(table.work.device_s[self._local_row]) / local.num_steps)
+        lights = {("light", scale): upscaler for scale, upscaler in (upscalers or {}).items()}
+        self._own = OwnModels(pipeline, lights | dict(kinds or {}), meter or NoMeter(), times)
 
     async def generate(self, prompt: Prompt, connection: Connection, decision: Decision | None = None) -> Generated:
         """Return the image of `prompt`; the edge's failures and the link's show only in the notes and in time.
@@ -141,7 +109,7 @@ class Device:
                 left_s = max(1e-3, self._give_up_s(course) - time.monotonic())
                 course.is_asked, asked = True, replace(request, schedule_crc=schedule_crc(run), deadline_s=left_s)
                 await self._ask(asked, connection, course)
-        await self._on_models(course, self._finish, course, choice.decision)
+        await self._own.call(course, self._own.finish, course, choice.decision)
         found = self._generated(course, choice, request, link, predicted)
         return found if link is None else await self._shadowed(found, link)
 
@@ -216,7 +184,7 @@ class Device:
             if decision.mode == "device_only":
                 return row
             problems = told.problems(decision, latent_space(self._pipeline))
-            if not self._can_enlarge(decision):
+            if not self._own.can_enlarge(decision):
                 problems.append(f"the device has no {decision.sr_kind} upscaler for the factor {decision.sr_scale}")
             expected_s = told.wait_s + float(self._predictor.of(row, link, 0.0).outcome.latency_s[0])
             if expected_s > prompt.deadline_s:
@@ -229,7 +197,7 @@ class Device:
         return self._local_row
 
     def _request(self, prompt: Prompt, decision: Decision) -> Request:
-        if not self._can_enlarge(decision) or prompt.resolution_px % decision.sr_scale:
+        if not self._own.can_enlarge(decision) or prompt.resolution_px % decision.sr_scale:
             message = (
                 f"resolution_px {prompt.resolution_px} with sr_scale {decision.sr_scale}, sr_kind {decision.sr_kind}: "
                 "this device has no such upscaler, or the side does not divide; choose another sr_scale or sr_kind"
@@ -242,6 +210,7 @@ class Device:
             negative_prompt=prompt.negative_text,
             sampler=prompt.sampler,
             guidance_scale=prompt.guidance_scale,
+            guidance_rescale=prompt.guidance_rescale,
             seed=prompt.seed,
             height_px=side_px,
             width_px=side_px,
@@ -254,7 +223,7 @@ class Device:
     def _give_up_s(self, course: Course) -> float:
         """Return when the device must go on alone [s], monotonic clock."""
         left = course.run.num_steps - course.run.step
-        local_s = self._fixed_s + left * self._step_s
+        local_s = self._own.times.of(left)
         return course.begun_s + course.prompt.deadline_s - self.settings.margin_s - local_s
 
     async def _ask(self, request: Request, connection: Connection, course: Course) -> None:
@@ -317,55 +286,6 @@ class Device:
             course.run = received_checkpoint(frame, course.run, result.step, request.decision)
         course.result = result
         course.payload_bits = float(BITS_PER_BYTE * sum(len(part.payload) for part in frame.parts))
-
-    def _upscaler(self, decision: Decision) -> Upscaler | None:
-        """Return what enlarges the image of `decision`; None if the device has none."""
-        return self._upscalers.get(decision.sr_scale) if decision.sr_kind == "light" else None
-
-    def _can_enlarge(self, decision: Decision) -> bool:
-        return decision.sr_scale == 1 or self._upscaler(decision) is not None
-
-    async def _on_models(self, course: Course, work: Callable[..., Found], *given: Any) -> Found:
-        """Call what runs models of the device, in a thread, and note its time and joules."""
-
-        def _metered() -> Found:
-            begun_s = time.monotonic()
-            self._meter.begin()
-            found = work(*given)
-            energy = self._meter.end()
-            course.add_device(time.monotonic() - begun_s, energy)
-            return found
-
-        return await asyncio.to_thread(_metered)
-
-    def _finish(self, course: Course, decision: Decision) -> None:
-        """Do what is left to do."""
-        begun_s = time.monotonic()
-        image = course.image
-        if image is None:
-            run, step_s = course.run, self._step_s
-            if run.step < run.num_steps:
-                told, step_begun_s = encode_run(self._pipeline, run), time.monotonic()
-                for latest in runs.steps(self._pipeline, run, told, run.num_steps):
-                    run = latest
-                step_s = course.stamp("denoise", step_begun_s) / (run.num_steps - course.run.step)
-            decode_begun_s = time.monotonic()
-            image = runs.image(self._pipeline, run)
-            course.stamp("decode", decode_begun_s)
-            self._learn(step_s, time.monotonic() - begun_s - step_s * (run.num_steps - course.run.step))
-        if decision.sr_scale > 1:
-            upscale_begun_s = time.monotonic()
-            upscaler = self._upscaler(decision)
-            assert upscaler is not None
-            image = upscaler.upscale(image[np.newaxis])[0]
-            course.stamp("enlarge" if decision.sr_kind == "light" else f"enlarge, {decision.sr_kind}", upscale_begun_s)
-        course.image = image
-
-    def _learn(self, step_s: float, fixed_s: float) -> None:
-        def blended(old: float, new: float) -> float:
-            return new if old == 0.0 else (1.0 - SMOOTHING) * old + SMOOTHING * new
-
-        self._step_s, self._fixed_s = blended(self._step_s, step_s), blended(self._fixed_s, fixed_s)
 
     def _generated(
         self, course: Course, choice: Decided, request: Request, link: LinkState | None, predicted: Prediction

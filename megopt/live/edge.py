@@ -35,12 +35,13 @@ from starlette.routing import Match
 
 from megopt import __version__
 from megopt.errors import ConfigError, PayloadError
+from megopt.live.admission import RefusedError
 from megopt.live.jobs import Job
 from megopt.live.messages import Capabilities
 from megopt.live.modes_layers import add_layer_routes
 from megopt.live.modes_service import SharingEdgeService
 from megopt.live.openapi import FRAMES, answers, guarded, takes_frame
-from megopt.live.service import EdgeService, RefusedError
+from megopt.live.service import EdgeService
 from megopt.live.telemetry import log_event
 
 MAX_REQUEST_BYTES = 1 << 16

@@ -22,7 +22,8 @@ from megopt.diffusion.codec import Latent
 from megopt.errors import PayloadError
 from megopt.live.messages import EXACT_BITS, Decision
 from megopt.live.modes_runs import as_batch, region_of, with_noise, with_region
-from megopt.live.wire import Frame, Part, tensors_of, tensors_part
+from megopt.live.tensors import tensors_of, tensors_part
+from megopt.live.wire import Frame, Part
 from megopt.metering.image_codecs import ImageCodec
 
 Image = NDArray[np.uint8]
@@ -233,7 +234,7 @@ def _exact(frame: Frame, begun: Checkpoint, step: int) -> Checkpoint:
     except OverflowError as error:  # an infinite number where a whole one belongs
         message = f"checkpoint: a number that is none ({error}); the sender is no megopt encoder"
         raise PayloadError(message) from error
-    same = ("num_steps", "sampler", "guidance_scale", "seeds", "conditioning_hash")
+    same = ("num_steps", "sampler", "guidance_scale", "guidance_rescale", "seeds", "conditioning_hash")
     differing = [name for name in same if getattr(sent, name) != getattr(begun, name)]
     if sent.step != step or sent.latent.shape != begun.latent.shape or differing:
         came = f"step {sent.step}, latent {tuple(sent.latent.shape)}, other {', '.join(differing) or 'none'}"

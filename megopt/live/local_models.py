@@ -11,7 +11,7 @@ import numpy as np
 from megopt.diffusion.bundled import load_upscaler
 from megopt.diffusion.pipelines import Pipeline, load
 from megopt.diffusion.super_resolution import Upscaler
-from megopt.live.service import set_threads
+from megopt.live.runs import set_threads
 from megopt.metering.energy import Meter
 
 if TYPE_CHECKING:

@@ -121,6 +121,7 @@ class Request:
         negative_prompt: text, or None for the model's own empty conditioning.
         sampler: a name in `megopt.diffusion.schedulers.SAMPLERS`.
         guidance_scale: weight of classifier-free guidance [1].
+        guidance_rescale: of `megopt.diffusion.guidance`, 0 to 1 [1].
         seed: of the initial noise.
         height_px: of the image that the edge works on [px], before any upscaling.
         width_px: likewise [px].
@@ -135,6 +136,7 @@ class Request:
     negative_prompt: str | None
     sampler: str
     guidance_scale: float
+    guidance_rescale: float = 0.0
     seed: int
     height_px: int
     width_px: int
@@ -153,6 +155,7 @@ class Request:
             ),
             f"a text of more than {MAX_PROMPT_CHARS} characters": any(len(text) > MAX_PROMPT_CHARS for text in texts),
             f"guidance_scale {self.guidance_scale}, not 0 to 100": not 0.0 <= self.guidance_scale <= 100.0,
+            f"guidance_rescale {self.guidance_rescale}, not 0 to 1": not 0.0 <= self.guidance_rescale <= 1.0,
             f"seed {self.seed}, not 0 to 2^63 - 1": not 0 <= self.seed < 1 << 63,
             f"{self.height_px}x{self.width_px} px, not 1 to {MAX_SIDE_PX}": not (
                 1 <= self.height_px <= MAX_SIDE_PX and 1 <= self.width_px <= MAX_SIDE_PX

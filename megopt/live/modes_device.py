@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,6 @@ from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.conditioning import Conditioning, encode_run
 from megopt.diffusion.layers import Body, Crossing, LayerSplit, denoiser_crc, step_with
 from megopt.diffusion.pipelines import LatentSpace, latent_space
-from megopt.diffusion.super_resolution import Upscaler
 from megopt.errors import ConfigError, MegoptError, PayloadError
 from megopt.live.connection import Connection, LinkError
 from megopt.live.course import Course, Prompt, StepBytes
@@ -80,18 +78,11 @@ class SharingDevice(Device):
     """A device that carries out every mode.
 
     Attributes:
-        kinds: upscalers by kind and factor, such as ("hybrid", 2); "light" ones are those of `Device`.
         draws_groups: whether a row of shared steps begins a group of its own with every request.
     """
 
-    def __init__(
-        self,
-        *given: Any,
-        kinds: Mapping[tuple[str, int], Upscaler] | None = None,
-        draws_groups: bool = False,
-        **named: Any,
-    ) -> None:
-        self.kinds, self.draws_groups = dict(kinds or {}), draws_groups
+    def __init__(self, *given: Any, draws_groups: bool = False, **named: Any) -> None:
+        self.draws_groups = draws_groups
         super().__init__(*given, **named)
 
     @classmethod
@@ -127,9 +118,6 @@ class SharingDevice(Device):
             return decision
         return replace(decision, group=replace(decision.group, group_id=uuid.uuid4().hex))
 
-    def _upscaler(self, decision: Decision) -> Upscaler | None:
-        return self.kinds.get((decision.sr_kind, decision.sr_scale)) or super()._upscaler(decision)
-
     async def _ask(self, request: Request, connection: Connection, course: Course) -> None:
         layers = request.decision.layers
         if layers is None or layers.is_whole:
@@ -153,7 +141,7 @@ class SharingDevice(Device):
         layers = request.decision.layers
         assert layers is not None
         split = LayerSplit(self._pipeline, Body(first=layers.first, last=layers.last))
-        told = await self._on_models(course, encode_run, self._pipeline, course.run)
+        told = await self._own.call(course, encode_run, self._pipeline, course.run)
         await connection.open_layers(request, self._left_s(course))
         try:
             while course.run.step < course.run.num_steps:
@@ -165,13 +153,13 @@ class SharingDevice(Device):
         self, split: LayerSplit, told: Conditioning, request: Request, connection: LayerConnection, course: Course
     ) -> Checkpoint:
         run, decision = course.run, request.decision
-        up, held = await self._on_models(course, split.head, run, told)
+        up, held = await self._own.call(course, split.head, run, told)
         sent = crossing_frame("activations", run.step, up, decision)
         came = await self._answered(request.request_id, run.step, sent, connection, course)
         shapes = split.shapes_down((run.latent.shape[1], run.latent.shape[2], run.latent.shape[3]))
         batch = 1 if split.gives_noise else 1 + told.is_guided
         down = received_crossing(came, shapes, batch, decision, like=run.latent)
-        after = await self._on_models(course, self._after_tail, split, down, held, run, told)
+        after = await self._own.call(course, self._after_tail, split, down, held, run, told)
         course.payload_bits += float(BITS_PER_BYTE * _payload(came))
         _note(course, after.step, _payload(sent), _payload(came), _stated_s(came))
         return after

@@ -132,7 +132,13 @@ class SharingEdge:
         """Yield the run of the group after each of its steps."""
         group = request.decision.group
         assert group is not None
-        public = replace(request, prompt=group.prompt, negative_prompt=None, guidance_scale=group.guidance_scale)
+        public = replace(
+            request,
+            prompt=group.prompt,
+            negative_prompt=None,
+            guidance_scale=group.guidance_scale,
+            guidance_rescale=0.0,
+        )
         run = runs.begin(self._pipeline, public)
         yield from runs.steps(self._pipeline, run, encode_run(self._pipeline, run), group.common_steps)
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from megopt.diffusion.pipelines import Pipeline
 from megopt.errors import MegoptError
+from megopt.live.admission import EdgeSettings
 from megopt.live.jobs import Job
 from megopt.live.messages import EDGE_MODES, Capabilities, Request
 from megopt.live.modes_edge import SharingEdge
 from megopt.live.modes_layers import LayerSessions
 from megopt.live.modes_shares import SHARING_MODES
-from megopt.live.service import EdgeService, EdgeSettings
+from megopt.live.service import EdgeService
 from megopt.live.shared_energy import SharedEnergy
 from megopt.live.telemetry import LOGGER
 from megopt.metering.energy import Meter

@@ -97,7 +97,14 @@ class Served:
 
 
 def prompts(
-    num: int, resolution_px: int, *, seed: int, deadline_s: float, sampler: str, guidance_scale: float
+    num: int,
+    resolution_px: int,
+    *,
+    seed: int,
+    deadline_s: float,
+    sampler: str,
+    guidance_scale: float,
+    guidance_rescale: float = 0.0,
 ) -> list[Prompt]:
     """Return `num` prompts whose scenes no training has seen, each with noise of its own."""
     return [
@@ -108,6 +115,7 @@ def prompts(
             deadline_s=deadline_s,
             sampler=sampler,
             guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
         )
         for number, scene in enumerate(sample_scenes(seed, num, "unseen"))
     ]

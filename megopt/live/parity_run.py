@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from megopt.live.device import DeviceSettings
+from megopt.live.device_settings import DeviceSettings
 from megopt.live.local_models import LocalModels
 from megopt.live.modes_device import SharingDevice
 from megopt.live.modes_rows import SharingTerms

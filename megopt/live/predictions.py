@@ -73,6 +73,7 @@ def _bits_around(prompt_chars: int) -> tuple[float, float, float]:
         negative_prompt=None,
         sampler="ddim",
         guidance_scale=3.0,
+        guidance_rescale=0.7,
         seed=100,
         height_px=64,
         width_px=64,

@@ -14,6 +14,7 @@ from megopt.diffusion.sampling import advance, decode, start
 from megopt.live.handover import Image
 from megopt.live.messages import Request
 from megopt.live.modes_runs import settled
+from megopt.ranges import require_whole
 
 
 def begin(pipeline: Pipeline, request: Request) -> Checkpoint:
@@ -29,6 +30,7 @@ def begin(pipeline: Pipeline, request: Request) -> Checkpoint:
         seed=request.seed,
         sampler=request.sampler,
         guidance_scale=request.guidance_scale,
+        guidance_rescale=request.guidance_rescale,
         resolution_px=(request.height_px, request.width_px),
         negative_prompt=request.negative_prompt,
     )
@@ -96,3 +98,9 @@ def taken_conditioning(told: Conditioning, fewer: Checkpoint, rows: Sequence[int
         pooled=None if told.pooled is None else told.pooled[halves],
         sizes_px=None if told.sizes_px is None else told.sizes_px[halves],
     )
+
+
+def set_threads(num_threads: int) -> None:
+    """Let the models use so many threads of the processor."""
+    require_whole("models", 1, num_threads=num_threads)
+    torch.set_num_threads(num_threads)

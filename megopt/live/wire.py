@@ -15,21 +15,16 @@ is encoded and how long it is; what it decodes to is checked against what the re
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NoReturn
-
-import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors import numpy as tensor_format
+from typing import Any
 
 from megopt.errors import PayloadError
+from megopt.live.header import header_bytes, parsed_header
 from megopt.ranges import require_whole
 
 MAGIC = b"MEGW"
@@ -142,14 +137,7 @@ class Frame:
             PayloadError: for fields that are no plain data.
         """
         stated = [[part.name, part.encoding, len(part.payload)] for part in self.parts]
-        header = {"kind": self.kind, "fields": dict(self.fields), "parts": stated}
-        try:
-            text = json.dumps(
-                header, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-            ).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            message = f"frame {self.kind}: its fields are no plain data ({error}); send numbers, texts, lists, mappings"
-            raise PayloadError(message) from error
+        text = header_bytes(self.kind, self.fields, stated)
         body = b"".join(part.payload for part in self.parts)
         frame = PROLOGUE.pack(MAGIC, PROTOCOL_VERSION, len(text), len(body)) + text + body
         return frame + CHECKSUM.pack(zlib.crc32(frame))
@@ -173,7 +161,7 @@ class Frame:
             message = "frame: the checksum does not match; it was damaged on the way, receive it again"
             raise PayloadError(message)
         end = PROLOGUE.size + PROLOGUE.unpack_from(payload)[2]
-        header = _parsed(payload[PROLOGUE.size : end])
+        header = parsed_header(payload[PROLOGUE.size : end])
         parts = tuple(_cut(header["parts"], payload[end : -CHECKSUM.size]))
         return Frame(kind=header["kind"], fields=header["fields"], parts=parts)
 
@@ -231,71 +219,6 @@ def stated_bytes(prologue: bytes | bytearray, limits: FrameLimits = DEFAULT_LIMI
         )
         raise PayloadError(message)
     return int(PROLOGUE.size + header_bytes + body_bytes + CHECKSUM.size)
-
-
-def tensors_part(name: str, tensors: Mapping[str, NDArray[Any]]) -> Part:
-    """Return named arrays as one part, in safetensors' format."""
-    stored = {key: np.ascontiguousarray(array) for key, array in tensors.items()}
-    return Part(name=name, encoding="tensors", payload=tensor_format.save(stored))
-
-
-def tensors_of(part: Part, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a part of `tensors_part`.
-
-    Args:
-        part: the part.
-        expected: dtype and shape by name, such as {"timesteps": ("int64", (8,))}; arrays of other sizes are refused
-            before they are made.
-
-    Raises:
-        PayloadError: if the part holds anything else, or is no safetensors payload.
-    """
-    num_bytes = sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for dtype, shape in expected.values())
-    overhead = len(part.payload) - num_bytes
-    if part.encoding != "tensors" or not 0 <= overhead <= 8 + 256 * (len(expected) + 1):
-        message = f"part {part.name}: {part.encoding} of {len(part.payload)} B; expected tensors of about {num_bytes} B"
-        raise PayloadError(message)
-    try:
-        found = tensor_format.load(part.payload)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        message = f"part {part.name}: no safetensors payload ({error}); the sender is no megopt encoder"
-        raise PayloadError(message) from error
-    stated = {name: (str(array.dtype), array.shape) for name, array in found.items()}
-    if stated != dict(expected):
-        message = f"part {part.name}: it holds {stated}; expected {dict(expected)}"
-        raise PayloadError(message)
-    return found
-
-
-def _parsed(text: bytes) -> dict[str, Any]:
-    """Return the header, an object with exactly its three entries."""
-    try:
-        header = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        message = f"frame: the header is not plain JSON ({error}); the sender is no megopt encoder"
-        raise PayloadError(message) from error
-    types = {"kind": str, "fields": dict, "parts": list}
-    if not isinstance(header, dict) or set(header) != set(types):
-        message = "frame: the header is no object of kind, fields and parts; the sender is no megopt encoder"
-        raise PayloadError(message)
-    for name, expected in types.items():
-        if not isinstance(header[name], expected):
-            message = f"frame: {name} in the header is no {expected.__name__}; the sender is no megopt encoder"
-            raise PayloadError(message)
-    return header
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    message = f"{name} is no number"
-    raise ValueError(message)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        message = "an object names a key twice"
-        raise ValueError(message)
-    return found
 
 
 def _cut(stated: list[Any], body: bytes) -> Iterator[Part]:

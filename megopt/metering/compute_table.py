@@ -217,6 +217,7 @@ class _Run:
             seed=self._sampling.seed,
             sampler=self._sampling.sampler,
             guidance_scale=self._sampling.guidance_scale,
+            guidance_rescale=self._sampling.guidance_rescale,
             resolution_px=self._px,
         )
 

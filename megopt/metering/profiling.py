@@ -218,7 +218,7 @@ def _provenance(request: ProfileRequest, edge: Pipeline, name: str, resolution_p
         "title": f"{request.edge.model} finished by {request.device.model}, measured",
         **{key: value.hardware() for key, value in sides.items()},
         "model": f"{request.edge.model} and {request.device.model} at {resolution_px} px, {request.sampling.sampler}, "
-        f"guidance {request.sampling.guidance_scale:g}",
+        f"guidance {request.sampling.guidance_scale:g}, rescaled by {request.sampling.guidance_rescale:g}",
         "created": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "command": request.command,
         "latent_shape": [space.channels, side, side],

@@ -207,6 +207,7 @@ class Generator:
             seed=range(sampling.seed + part.start, sampling.seed + part.stop),
             sampler=sampling.sampler,
             guidance_scale=sampling.guidance_scale,
+            guidance_rescale=sampling.guidance_rescale,
             resolution_px=self._models.resolution_px // cell.sr_scale,
         )
 

@@ -82,8 +82,9 @@ def plot_share_panel(comparison: pd.DataFrame, ax: Axes | None = None) -> Axes:
     rows = comparison[comparison["scheme"] != "IIS"].reset_index(drop=True)
     at = np.arange(len(rows))
     spread: dict[str, Any] = {"ecolor": "0.3", "capsize": 3, "error_kw": {"lw": 0.8}}
-    bars = ax.bar(at, rows["computed"], 0.55, yerr=rows["computed_std"], color=COLORS[5], label="computed", **spread)
-    ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=7)
+    ax.bar(at, rows["computed"], 0.55, yerr=rows["computed_std"], color=COLORS[5], label="computed", **spread)
+    for place, share in zip(at, rows["computed"], strict=True):  # at the foot: above the bars runs the line of HIS
+        ax.annotate(f"{share:.2f}", (place, 0.0), (0, 3), textcoords="offset points", ha="center", fontsize=7)
     ax.plot(at, rows["published"], "D", color=COLORS[1], ms=6, mec="white", label="published", zorder=4)
     ax.axhline(1.0, color="0.5", lw=0.7, dashes=(3, 2))
     names = ["exact\noptimum" if name == "exact" else str(name) for name in rows["scheme"]]

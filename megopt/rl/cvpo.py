@@ -54,7 +54,6 @@ class CVPO(MaskedActing):
     Attributes:
         limits: the limits; None without.
         thresholds: thresholds on Q and what they rest on.
-        latest: answer of the latest E-step; None before the first.
         fit_multipliers: multiplier of each divergence of the M-step, >= 0.
     """
 
@@ -105,7 +104,7 @@ class CVPO(MaskedActing):
         )
         self.limits = CostLimits(values=tuple(float(limit) for limit in limits), per=limit_per) if limits else None
         self.thresholds: Thresholds | None = None
-        self.latest: EStep | None = None
+        self._fit: Fit | None = None
         self.fit_multipliers: FloatArray = np.ones(0)
         self._is_scaled = False
         self._followers: list[tuple[list[th.nn.Parameter], list[th.nn.Parameter], float]] = []
@@ -116,6 +115,11 @@ class CVPO(MaskedActing):
     def num_limits(self) -> int:
         """Number of limits."""
         return 0 if self.limits is None else len(self.limits.values)
+
+    @property
+    def latest(self) -> EStep | None:
+        """Answer of the latest E-step; None before the first."""
+        return None if self._fit is None else self._fit.step
 
     def _setup_model(self) -> None:
         settings = self.settings
@@ -156,8 +160,8 @@ class CVPO(MaskedActing):
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             critic_losses.append(fit_critics(self.policy, batch))
-            fits.append(fit_actor(self.policy, batch, bounds, self.settings, self.fit_multipliers, self.latest))
-            self.latest, self.fit_multipliers = fits[-1].step, fits[-1].multipliers
+            fits.append(fit_actor(self.policy, batch, bounds, self.settings, self.fit_multipliers, self._fit))
+            self._fit, self.fit_multipliers = fits[-1], fits[-1].multipliers
             for parameters, slow, share in self._followers:
                 polyak_update(parameters, slow, share)
         self._n_updates += gradient_steps

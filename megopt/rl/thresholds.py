@@ -22,7 +22,8 @@ is a difference of levels, so it looks back on a share of all steps.
 The actor is not quite at the threshold, though: it is fitted to the E-step's q, and where its class cannot follow (a
 Gaussian, at a step of the cost) it comes to rest above or below. So a slow integral of the distance from the threshold
 to mean Q(s, slow), over H, is added, over about two windows, bounded, and only while the limit is felt: it does not
-wind up behind a slack limit.
+wind up behind a slack limit. Felt means: in a fair share of the batches of a window. Asked batch by batch, the integral
+would follow the batches that happen to be dear, in which limits are felt, and not the cheap ones, and drift down.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ _INTEGRAL_GAIN = 0.5
 """Share of a lasting distance from a limit that the integral takes up per window."""
 _INTEGRAL_BOUND = 0.1
 """Largest integral, as a share of the sizes of limit and measured cost together."""
+_LEAST_FELT = 0.1
+"""Share of the batches of a window that must feel a limit for its integral to move."""
 _DRIFT_SHARE = 0.3
 """Share of all steps that the drift looks back on, once that is more than a window."""
 
@@ -125,6 +128,7 @@ class Thresholds:
         self.values = np.zeros(len(self._ceilings))
         self.drift = np.zeros(len(self._ceilings))
         self._integral = np.zeros(len(self._ceilings))
+        self._felt = np.ones(len(self._ceilings))
         self.horizon = 1.0 / (1.0 - gamma) if gamma < 1.0 else np.nan
         self.episode_length = np.nan
 
@@ -181,14 +185,14 @@ class Thresholds:
         slow = num_new / min(self._num_measured, max(self._window, _DRIFT_SHARE * self._num_measured))
         self.drift = _moved(self.drift, means.replayed - means.visited, slow)
         if self.is_corrected and np.all(np.isfinite(self.limits_per_step)):
-            self._integrate(means.replayed, is_felt, num_new / self._window)
+            self._integrate(means.replayed, is_felt, min(1.0, num_new / self._window))
 
     def _integrate(self, replayed: FloatArray, is_felt: BoolArray, share: float) -> None:
         """Move the integral by a share of a window; behind a limit that is not felt it fades."""
+        self._felt = _moved(self._felt, is_felt.astype(np.float64), share)
         missing = (self._corrected() - replayed) / self.horizon
-        is_moved = is_felt | (missing < 0.0)
-        faded = self._integral * (1.0 - min(1.0, share))
-        moved = np.where(is_moved, self._integral + _INTEGRAL_GAIN * share * missing, faded)
+        faded = self._integral * (1.0 - share)
+        moved = np.where(self._felt >= _LEAST_FELT, self._integral + _INTEGRAL_GAIN * share * missing, faded)
         bound = _INTEGRAL_BOUND * (np.abs(self.limits_per_step) + np.abs(self.measured))
         self._integral = np.clip(moved, -bound, bound)
 

@@ -17,6 +17,8 @@ from megopt.rl.settings import CVPOSettings
 
 _MULTIPLIER_RATE, _MULTIPLIER_CEILING = 0.1, 100.0
 """Change of a multiplier of the M-step per divergence that is off by its bound, and its largest value."""
+_LEVEL_RATE = 0.1
+"""Share that the running mean cost of the slow policy moves per batch; twice what the slow policy itself moves."""
 _TOLERANCE, _MAX_ITERATIONS = 1e-6, 60
 """Of the E-step, on batches of values that are far less certain."""
 
@@ -28,12 +30,14 @@ class Fit:
     Attributes:
         step: answer of the E-step.
         multipliers: multiplier of each divergence after the M-step, >= 0.
+        level: running mean over batches of Q of the costs under the slow policy, shape (num_limits,).
         loss: cross entropy of the last gradient step.
         share: largest divergence there over its bound.
     """
 
     step: EStep
     multipliers: FloatArray
+    level: FloatArray
     loss: float
     share: float
 
@@ -56,9 +60,13 @@ def fit_actor(
     thresholds: FloatArray,
     settings: CVPOSettings,
     multipliers: FloatArray,
-    latest: EStep | None,
+    latest: Fit | None,
 ) -> Fit:
     """Solve the E-step around the slow actor and fit the actor to its answer.
+
+    The limits are on means over all states, and a batch is dear or cheap by luck. Its own mean is therefore replaced by
+    the running one: what a batch tells is how much dearer or cheaper q is than the slow policy. Batch by batch, limits
+    would be felt in dear batches alone, and their multipliers would jump.
 
     Args:
         policy: the networks.
@@ -66,7 +74,7 @@ def fit_actor(
         thresholds: upper limits on mean Q of the costs, shape (num_limits,).
         settings: trust regions and counts.
         multipliers: multiplier of each divergence, >= 0, shape (num_divergences,).
-        latest: the E-step before, to start from.
+        latest: the update before, to start from.
     """
     head = policy.head
     count = None if head.num_joint else settings.num_sampled_states
@@ -75,13 +83,16 @@ def fit_actor(
         old = policy.actor_target(states)
         candidates = head.candidates(old, masks, settings.num_samples)
         values = _doubles(policy.critic_target.joined(states, candidates))
+    prior = _prior(candidates)
+    found = np.mean(np.sum(values[1:] * prior, axis=2) if prior is not None else np.mean(values[1:], axis=2), axis=1)
+    level = found if latest is None else latest.level + _LEVEL_RATE * (found - latest.level)
     step = solve(
         values[0],
         values[1:],
-        thresholds,
+        thresholds + found - level,
         settings.max_kl,
-        prior=_prior(candidates),
-        start=latest,
+        prior=prior,
+        start=None if latest is None else latest.step,
         tolerance=_TOLERANCE,
         max_iterations=_MAX_ITERATIONS,
     )
@@ -96,7 +107,8 @@ def fit_actor(
         shares = _doubles(divergences) / radii
         # projected where it is stored, so that it does not wind up
         multipliers = np.clip(multipliers + _MULTIPLIER_RATE * (shares - 1.0), 0.0, _MULTIPLIER_CEILING)
-    return Fit(step=step, multipliers=multipliers, loss=float(fit.detach()), share=float(np.max(shares)))
+    loss, share = float(fit.detach()), float(np.max(shares))
+    return Fit(step=step, multipliers=multipliers, level=level, loss=loss, share=share)
 
 
 def cost_means(policy: CVPOPolicy, batch: CostReplaySamples, num_samples: int) -> tuple[FloatArray, FloatArray]:

@@ -20,12 +20,14 @@ from megopt.arrays import FloatArray
 from megopt.errors import ProblemError
 from megopt.problem import Problem, ceilings
 from megopt.schemes.action_table import ActionTable
-from megopt.solvers.average_limits import AverageSolution, expanded, limited_costs, scored, solve, state_weights
+from megopt.solvers.average_limits import AverageSolution, limited_costs, solve, state_weights
 from megopt.solvers.average_limits_curve import LongRunCurve
 from megopt.solvers.average_limits_dual import Mixture, excess_scales
+from megopt.solvers.average_limits_groups import lower_hull
 from megopt.solvers.average_limits_highs import linear_program
-from megopt.solvers.average_limits_oracle import AffineOracle, Oracle, lower_hull
+from megopt.solvers.average_limits_oracle import AffineOracle, Oracle
 from megopt.solvers.average_limits_recovery import recover
+from megopt.solvers.average_limits_solution import expanded, scored
 from megopt.solvers.solution import Status
 from megopt.system.link import LinkState
 

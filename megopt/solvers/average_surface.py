@@ -24,9 +24,10 @@ from megopt.errors import ProblemError
 from megopt.problem import Limit, Problem
 from megopt.ranges import require_whole, require_within
 from megopt.schemes.action_table import ActionTable
-from megopt.solvers.average_limits import scored, state_weights
+from megopt.solvers.average_limits import state_weights
 from megopt.solvers.average_limits_oracle import AffineOracle
 from megopt.solvers.average_limits_recovery import Choice
+from megopt.solvers.average_limits_solution import scored
 from megopt.solvers.average_surface_search import POSITIVE, Sandwich, edges_of, span_of
 from megopt.solvers.brute_force import NOWHERE, RowCosts
 from megopt.solvers.solution import Status

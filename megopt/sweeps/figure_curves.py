@@ -1,150 +1,138 @@
-"""Curves of a sweep: what a limit buys per policy and setting, what a setting changes, and where the time goes."""
+"""What a limit buys: the objective against the limited quantity, a panel per setting, a line per policy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from megopt.analysis import plots
-from megopt.analysis.learning_figure import legend_below_all
-from megopt.analysis.records import LABELS
-from megopt.sweeps.figure_data import Means, number_of
+from megopt.analysis.pareto import is_non_dominated
+from megopt.arrays import FloatArray
+from megopt.sweeps.figure_data import OUTAGE, Means
+from megopt.sweeps.figure_words import finish_page, limited, mean_label, style_of, title_of, title_of_all
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 MAX_PANELS = 12
+MAX_VALUES = 4
+"""Values of a key of a search that are few enough for a panel each."""
+MANY = 12
+"""Points of a line from which on markers are small."""
+SAME = 0.03
+"""Share of an axis below which two curves look the same."""
 BANDS = {"latency_s": "latency_ci95_s", "quality": "quality_ci95"}
 """Columns with half the 95 % interval of a mean."""
-WAITING = "0.7"
-"""Colour of what a request waits."""
-MAX_BARS = 3
-"""Limits that the timelines show: the smallest, the middle and the largest."""
-NAMES = {
-    "channel.snr_db": "Mean SNR [dB]",
-    "scenario.num_devices": "Devices in the cell",
-    "link.bandwidth_hz": "Bandwidth [Hz]",
-}
-"""Axis labels of keys of the configuration."""
-SHORT = {"energy_j": "Energy [J]"}
-"""Axis labels of columns, where that of a record is long."""
 
 
 def save_curves(means: Means, path: Path) -> list[Path]:
-    """Draw the objective against the limited quantity: a panel per setting, a line per policy, with 95 % intervals.
+    """Draw the objective against the limited quantity: a line per policy, with 95 % intervals.
+
+    There is a panel for every setting that shows something else. Where each setting has one limit of its own, as the
+    trials of a search have, they are all points of one curve: those that none other betters.
 
     Returns:
-        The files; none where fewer than two limits were swept, or there are too many settings.
+        The files; none where fewer than two limits were set, or there are too many settings.
     """
-    x, y = _limited(means), means.objective
-    settings = list(means.settings)
-    if not x or x == y or len(settings) > MAX_PANELS:
+    x, y = limited(means), means.objective
+    if not x or x == y:
+        return []
+    limits = means.points[np.isfinite(means.points["limit"])].groupby(["setting", "policy"])["limit"].nunique()
+    if limits.max() < 2:
+        return _save_found(means, x, y, path)
+    groups = alike(means, x, y)
+    if len(groups) > MAX_PANELS:
         return []
     with plots.paper_style():
-        panels = grid_of_panels(len(settings))
-        for panel, setting in zip(panels, settings, strict=False):
-            plot_curves(means.of_setting(setting), x, y, panel)
-            panel.set_title(_title(means.settings[setting]), fontsize=8)
-        for axis, column in ((panels[0].xaxis, x), (panels[0].yaxis, y)):
-            plots.scale_axis(axis, means.points[column][np.isfinite(means.points[column])].to_numpy(dtype=float))
-        _label_outer(panels, _mean_label(means, x), _mean_label(means, y))
-        legend_below_all(panels, num_columns=5)
-        plots.stamp(panels[0], f"{means.note}; bands: 95 %; hollow: limit broken")
-        return plots.save_figure(panels[0], path)
+        panels = grid_of_panels(len(groups))
+        for panel, group in zip(panels, groups, strict=True):
+            plot_curves(means.of_setting(group[len(group) // 2]), x, y, panel)
+            panel.set_title(title_of_all([means.settings[setting] for setting in group]), fontsize=8)
+        merged = "; settings that look the same share a panel, the middle one is drawn" if len(groups) > 1 else ""
+        merged = merged if len(groups) < len(means.settings) else ""
+        if len(groups) == 1 < len(means.settings):
+            merged = (
+                f"; all settings look the same, {title_of(means.settings[groups[0][len(groups[0]) // 2]])} is drawn"
+            )
+        note = f"{means.note}; bands: 95 % over the traces{_hollow(means.points)}{merged}"
+        return _finished(panels, means, (x, y), note, path)
 
 
-def save_lines(means: Means, path: Path) -> list[Path]:
-    """Draw latency, energy and quality over the one number that the settings vary, a line per policy.
-
-    Returns:
-        The files; none where the settings do not differ by one number of at least three values.
-    """
-    keys = {key for setting in means.settings.values() for key in setting}
-    values = [number_of(value) for setting in means.settings.values() for value in setting.values()]
-    if len(keys) != 1 or len(values) < 3 or not np.all(np.isfinite(values)):
+def _save_found(means: Means, x: str, y: str, path: Path) -> list[Path]:
+    """Draw settings with one limit each as the points of one cloud, and through the best of them a line per policy."""
+    points = means.points[np.isfinite(means.points["limit"]) & (means.points["outage_rate"] <= OUTAGE)]
+    points = points[np.isfinite(points[x]) & np.isfinite(points[y])]
+    values = {key: {setting[key] for setting in means.settings.values() if key in setting} for key in _keys(means)}
+    keys = [key for key in values if len(values[key]) <= MAX_VALUES]
+    kept = {text: tuple((key, setting.get(key, "")) for key in keys) for text, setting in means.settings.items()}
+    groups, policies = sorted(set(kept.values())), list(dict.fromkeys(points["policy"]))
+    if len(points) < 3 or len(groups) > MAX_PANELS:
         return []
-    (key,) = keys
-    columns = [name for name in ("latency_s", "energy_j", "quality") if np.isfinite(means.points[name]).any()]
-    limits = np.unique(means.points["limit"][np.isfinite(means.points["limit"])])
-    limit = float(limits[len(limits) // 2]) if len(limits) else np.inf
     with plots.paper_style():
-        panels = plots.new_panels(len(columns), height_in=3.0)
-        for panel, column in zip(panels, columns, strict=True):
-            _plot_lines(means, column, dict(zip(means.settings, values, strict=True)), limit, panel)
-            plots.scale_axis(panel.xaxis, np.array(values))
-            plots.scale_axis(panel.yaxis, means.points[column][np.isfinite(means.points[column])].to_numpy(dtype=float))
-            panel.set_xlabel(NAMES.get(key, key))
-            panel.set_ylabel(_mean_label(means, column))
-        legend_below_all(panels, num_columns=5)
-        quantity = _limited(means, least=1)
-        at = f"; {quantity.rpartition('_')[0].replace('_', ' ')} limit {limit:g} {_unit(quantity)}" if quantity else ""
-        plots.stamp(panels[0], means.note + at)
-        return plots.save_figure(panels[0], path)
+        panels = grid_of_panels(len(groups))
+        for panel, group in zip(panels, groups, strict=True):
+            plot_found(points[points["setting"].map(kept) == group], (x, y), means.sense, policies, panel)
+            panel.set_title(title_of(dict(group)), fontsize=8)
+        note = f"{means.note}; {len(points)} runs, each with a limit of its own; lines: the runs that none betters"
+        return _finished(panels, means, (x, y), f"{note}, bars: 95 % over the traces", path)
 
 
-def save_timelines(means: Means, path: Path) -> list[Path]:
-    """Draw when a mean request is up, at the edge, down and on the device: a panel per limit, a bar per policy."""
-    served = means.points[means.points["outage_rate"] < 1.0]
-    settings = [setting for setting in means.settings if setting in set(served["setting"])]
-    if not settings or len(means.settings) > MAX_PANELS:
-        return []
-    setting = settings[len(settings) // 2]
-    points = served[served["setting"] == setting]
-    limits = np.unique(points["limit"][np.isfinite(points["limit"])])
-    picked = (
-        np.unique(limits[np.linspace(0, len(limits) - 1, MAX_BARS).round().astype(int)]) if len(limits) else [np.inf]
-    )
-    with plots.paper_style():
-        panels = plots.new_panels(len(picked), height_in=1.5 + 0.24 * points["policy"].nunique())
-        for panel, limit in zip(panels, picked, strict=True):
-            _plot_bars(means, points, float(limit), panel)
-        for panel in panels[1:]:
-            panel.tick_params(labelleft=False)
-        panels[len(panels) // 2].set_xlabel("Time since the request, mean [s]")
-        legend_below_all(panels, num_columns=5)
-        title = _title(means.settings[setting])
-        plots.stamp(panels[0], means.note + (f"; {title}" if title else ""))
-        return plots.save_figure(panels[0], path)
+def _keys(means: Means) -> list[str]:
+    return list(dict.fromkeys(key for setting in means.settings.values() for key in setting))
 
 
-def _plot_bars(means: Means, points: pd.DataFrame, limit: float, ax: Axes) -> None:
-    policies = list(dict.fromkeys(points["policy"]))
-    for place, policy in enumerate(policies):
-        own = points[(points["policy"] == policy) & points["limit"].isin([limit, np.inf])]
-        if not len(own):
-            continue
-        begin = float(own["latency_s"].iloc[0] - own[list(plots.TIME_PARTS)].iloc[0].sum())
-        if begin > 0.01 * float(own["latency_s"].iloc[0]):
-            ax.barh(place, begin, 0.62, 0.0, color=WAITING, label="waiting")
-        for part, (name, color, hatch) in plots.TIME_PARTS.items():
-            width = float(own[part].iloc[0])
-            style = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.0}
-            ax.barh(place, width, 0.62, begin, label=name, **style)  # type: ignore[arg-type]
-            begin += width
-    ax.set_yticks(range(len(policies)), [policy.replace("_", " ") for policy in policies])
-    ax.set_ylim(len(policies) - 0.5, -0.5)
-    ax.grid(visible=False, axis="y")
-    quantity = _limited(means, least=1)
-    if np.isfinite(limit):
-        ax.set_title(f"{quantity.rpartition('_')[0].replace('_', ' ')} ≤ {limit:g} {_unit(quantity)}", fontsize=8)
+def _hollow(points: pd.DataFrame) -> str:
+    return "; hollow: some request breaks its limit" if (points["violation_rate"] > 0).any() else ""
 
 
-def _plot_lines(means: Means, column: str, values: Mapping[str, float], limit: float, ax: Axes) -> None:
-    at = means.points["setting"].map(values)
-    chosen = means.points.assign(at=at)[means.points["limit"].isin([limit, np.inf])]
-    policies = list(dict.fromkeys(means.points["policy"]))
-    for i, policy in enumerate(policies):
-        own = chosen[(chosen["policy"] == policy) & np.isfinite(chosen[column])].sort_values("at")
-        color, dash, marker = (s[i % len(s)] for s in (plots.COLORS, plots.DASHES, plots.MARKERS))
-        label = policy.replace("_", " ")
-        ax.plot(own["at"], own[column], color=color, linestyle=dash, marker=marker, ms=3.5, label=label)
-        if (band := BANDS.get(column)) is not None:
-            low, high = (own[column] + sign * own[band].fillna(0.0) for sign in (-1, 1))
-            ax.fill_between(own["at"], low, high, color=color, alpha=0.15, linewidth=0)
+def _finished(panels: Sequence[Axes], means: Means, columns: tuple[str, str], note: str, path: Path) -> list[Path]:
+    for axis, column in zip((panels[0].xaxis, panels[0].yaxis), columns, strict=True):
+        plots.scale_axis(axis, _finite(means, column))
+    x_label, y_label = (mean_label(means, column) for column in columns)
+    for number, panel in enumerate(panels):
+        panel.set_xlabel(x_label if number + num_columns(len(panels)) >= len(panels) else "")
+        panel.set_ylabel(y_label if number % num_columns(len(panels)) == 0 else "")
+    finish_page(panels, note)
+    return plots.save_figure(panels[0], path)
+
+
+def _finite(means: Means, column: str) -> FloatArray:
+    values: FloatArray = means.points[column].to_numpy(dtype=float)
+    return values[np.isfinite(values)]
+
+
+def alike(means: Means, x: str, y: str) -> list[list[str]]:
+    """Return the settings in groups of neighbours whose curves look the same; each alone where several keys differ."""
+    groups: list[list[str]] = []
+    shapes: list[pd.DataFrame] = []
+    for setting in means.settings:
+        shape = _shape(means, setting, (x, y))
+        if groups and len(_keys(means)) == 1 and _looks_the_same(shapes[-1], shape):
+            groups[-1].append(setting)
+        else:
+            groups, shapes = [*groups, [setting]], [*shapes, shape]
+    return groups
+
+
+def _shape(means: Means, setting: str, columns: tuple[str, str]) -> pd.DataFrame:
+    """Return the points of a setting as shares of the axes that all settings fill, by policy and limit."""
+    own = means.of_setting(setting).set_index(["policy", "limit"])[list(columns)].copy()
+    for column in columns:
+        values = _finite(means, column)
+        is_log = values.min() > 0 and values.max() / values.min() > 5  # as `plots.scale_axis` has it
+        low, high = (np.log(end) if is_log else end for end in (values.min(), values.max()))
+        own[column] = ((np.log(own[column]) if is_log else own[column]) - low) / ((high - low) or 1.0)
+    return own
+
+
+def _looks_the_same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    if not one.index.equals(other.index):
+        return False
+    return bool(np.allclose(one.to_numpy(), other.to_numpy(), rtol=0.0, atol=SAME, equal_nan=True))
 
 
 def plot_curves(points: pd.DataFrame, x: str, y: str, ax: Axes) -> Axes:
@@ -156,31 +144,66 @@ def plot_curves(points: pd.DataFrame, x: str, y: str, ax: Axes) -> Axes:
         y: column on the vertical axis.
         ax: where to draw.
 
-    A line passes through neighbouring limits that every request keeps; points where some request breaks one are hollow.
+    A line passes through all limits; markers are hollow where some request breaks its limit. Earlier lines are broader,
+    so that they stay visible below equal ones.
     """
-    for i, (name, own) in enumerate(points.groupby("policy", sort=False)):
-        color, dash, marker = (s[i % len(s)] for s in (plots.COLORS, plots.DASHES, plots.MARKERS))
-        label, kept = str(name).replace("_", " "), own[y].where(own["violation_rate"] == 0)
+    groups = [(str(name), own) for name, own in points.groupby("policy", sort=False)]
+    for i, (name, own) in enumerate(groups):
+        style, label = style_of(i), name.replace("_", " ")
         if not np.isfinite(own["limit"]).all():
-            ax.plot(own[x], own[y], marker, color=color, label=label, ms=6, mec="black", mew=0.5)
+            ax.plot(own[x], own[y], **{**style, "linestyle": ""}, label=label, ms=6, mec="black", mew=0.5)  # type: ignore[arg-type]
             continue
-        ax.plot(own[x], kept, color=color, linestyle=dash, marker=marker, ms=3.5, label=label)
-        broken = own[own["violation_rate"] > 0]
-        ax.plot(broken[x], broken[y], marker, color=color, mfc="none", ms=3.5, mew=0.8)
+        is_kept = (own["violation_rate"] == 0).to_numpy()
+        width = 1.1 + 0.5 * (len(groups) - 1 - i)
+        marks: dict[str, Any] = {"ms": (2.8 if len(own) <= MANY else 1.8) + 0.5 * width, "mew": 0.9}
+        face = {} if is_kept.any() else {"mfc": "white"}
+        ax.plot(own[x], own[y], **style, **marks, **face, lw=width, label=label, markevery=np.flatnonzero(is_kept))  # type: ignore[arg-type]
+        broken = own[~is_kept]
+        ax.plot(broken[x], broken[y], **{**style, "linestyle": ""}, **marks, mfc="white")  # type: ignore[arg-type]
         if (band := BANDS.get(y)) is not None:
-            low, high = (kept + sign * own[band].fillna(0.0) for sign in (-1, 1))
-            ax.fill_between(own[x], low, high, color=color, alpha=0.15, linewidth=0)
+            low, high = (own[y] + sign * own[band].fillna(0.0) for sign in (-1, 1))
+            ax.fill_between(own[x], low, high, color=str(style["color"]), alpha=0.2, linewidth=0)
     return ax
 
 
-def grid_of_panels(num_panels: int, num_columns: int = 3) -> list[Axes]:
-    """Return panels in rows of at most `num_columns`, with shared axes; those that are not needed are taken away."""
+def plot_found(points: pd.DataFrame, columns: tuple[str, str], sense: int, policies: Sequence[str], ax: Axes) -> Axes:
+    """Draw points faintly, and through those that none of the same policy betters a line with 95 % bars.
+
+    Args:
+        points: rows of `Means.points`.
+        columns: the limited quantity, which is to be small, and the objective.
+        sense: +1 where more quality is better, -1 where less is.
+        policies: in the order of their colours; one without points is left out.
+        ax: where to draw.
+    """
+    x, y = columns
+    toward = np.array([1.0, -sense if y == "quality" else 1.0])
+    for i, name in enumerate(policies):
+        style, label = style_of(i), name.replace("_", " ")
+        own = points[points["policy"] == name]
+        if not len(own):
+            continue
+        ax.plot(own[x], own[y], **{**style, "linestyle": ""}, ms=2.5, alpha=0.35, mew=0.0)  # type: ignore[arg-type]
+        best = own[is_non_dominated(own[[x, y]].to_numpy(dtype=float) * toward)].sort_values(x)
+        spread = best[BANDS[y]].fillna(0.0) if y in BANDS else None
+        ax.errorbar(best[x], best[y], spread, **style, ms=3.5, lw=1.2, elinewidth=0.7, capsize=1.5, label=label)  # type: ignore[arg-type]
+    return ax
+
+
+def num_columns(num_panels: int) -> int:
+    """Return the panels of a row: three, or two where that fills the rows."""
+    return min(num_panels, 2 if num_panels == 4 else 3)
+
+
+def grid_of_panels(num_panels: int) -> list[Axes]:
+    """Return panels in rows, with shared axes; those that are not needed are taken away."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(num_panels, num_columns)
+    columns = num_columns(num_panels)
     rows = -(-num_panels // columns)
-    figure = Figure(figsize=(7.1 if columns > 1 else 5.8, 0.9 + 2.1 * rows), layout="constrained")
+    size = (7.1, 1.0 + 2.1 * rows) if columns > 1 else (4.6, 3.4)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
     for panel in panels[num_panels:]:
@@ -188,34 +211,3 @@ def grid_of_panels(num_panels: int, num_columns: int = 3) -> list[Axes]:
     for panel in panels[max(num_panels - columns, 0) : num_panels]:
         panel.tick_params(labelbottom=True)
     return panels[:num_panels]
-
-
-def _label_outer(panels: list[Axes], x_label: str, y_label: str, num_columns: int = 3) -> None:
-    """Label the lowest panel of each column and the first panel of each row."""
-    for number, panel in enumerate(panels):
-        panel.set_xlabel(x_label if number + num_columns >= len(panels) else "")
-        panel.set_ylabel(y_label if number % num_columns == 0 else "")
-
-
-def _title(setting: Mapping[str, str]) -> str:
-    parts = []
-    for key, value in setting.items():
-        name, _, unit = NAMES.get(key, key).partition(" [")
-        parts.append(f"{name} {value} {unit.removesuffix(']')}".strip() if key in NAMES else f"{key} {value}")
-    return ", ".join(parts)
-
-
-def _mean_label(means: Means, column: str) -> str:
-    name = means.quality_label if column == "quality" else SHORT.get(column, LABELS.get(column, column))
-    return f"Mean {name if name[:2].isupper() else name[0].lower() + name[1:]}"
-
-
-def _unit(quantity: str) -> str:
-    return {"s": "s", "j": "J"}.get(quantity.rpartition("_")[2], "")
-
-
-def _limited(means: Means, least: int = 2) -> str:
-    """Return the limited quantity; empty where fewer limits than `least` were set."""
-    finite = means.points[np.isfinite(means.points["limit"])]
-    quantities = finite["limit_quantity"].unique()
-    return str(quantities[0]) if len(quantities) == 1 and len(finite["limit"].unique()) >= least else ""

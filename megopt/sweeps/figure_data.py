@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megopt.sweeps.query import Results, served_mean
+from megopt.sweeps.aggregates import served_mean
+from megopt.sweeps.query import Results
 from megopt.system.outcome import COST_QUANTITIES
 from megopt.tables.schema import METRIC_SENSES, METRICS
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MEANS = ("latency_s", *COST_QUANTITIES[1:], "quality", "objective", "uplink_s", "edge_s", "downlink_s", "device_s")
-POOLED = ("profile", "policy", "seed", "problem.sweep.limits")
+LIMITS = "problem.sweep.limits"
+"""Key of the swept limits of a run."""
+POOLED = ("profile", "policy", "seed", LIMITS)
 """Axes that tell no settings apart: they are a column of the records, or more of the same."""
 FIRST = "optimal"
 """The policy that comes first, and so has the same colour in all figures."""
@@ -34,7 +37,9 @@ class Means:
         points: a row per policy, setting and limit: policy, setting, limit_quantity, limit, the means of `MEANS` over
             the served requests, latency_ci95_s and quality_ci95 (half the 95 % interval over the traces), outage_rate,
             violation_rate.
-        settings: keys and values that tell a setting apart from the others, by its text, ascending.
+        settings: keys and values that tell a setting apart from the others, by its text, ascending; what all runs share
+            is left out, and what only sets the limit.
+        runs: names of the runs of each setting.
         metric: what the word quality stands for; empty if unknown.
         kinds: provenance kinds behind the records.
     """
@@ -43,6 +48,7 @@ class Means:
     profile: str
     points: pd.DataFrame
     settings: Mapping[str, Mapping[str, str]]
+    runs: Mapping[str, Sequence[str]]
     metric: str
     kinds: Sequence[str]
 
@@ -75,6 +81,13 @@ class Means:
         unit = METRICS[self.metric].unit
         return self.metric.removesuffix("_db").upper() + (f" [{unit}]" if unit != "1" else "")
 
+    @property
+    def middle(self) -> str:
+        """The setting in the middle, whose policies have the most limits; empty where there is no record."""
+        limits = self.points.groupby("setting")["limit"].nunique()
+        most = [text for text in self.settings if text in limits and limits[text] == limits.max()]
+        return most[len(most) // 2] if most else ""
+
     def of_setting(self, setting: str) -> pd.DataFrame:
         """Return the points of one setting, policy by policy, limits ascending."""
         return self.points[self.points["setting"] == setting]
@@ -83,34 +96,77 @@ class Means:
 def means_of(results: Results, sweep: str) -> list[Means]:
     """Return the means of each profile of a sweep with records; served requests alone count, as in `summarise`."""
     runs = results.ask("SELECT run, overrides, config::JSON AS config FROM runs WHERE sweep = ? ORDER BY run", [sweep])
-    settings = [_setting(overrides) for overrides in runs["overrides"]]
-    texts = runs.assign(setting=[_text(each) for each in settings])[["run", "setting"]]
-    by_text = {_text(each): each for each in settings}
-    metric = _metric(str(runs["config"].iloc[0])) if len(runs) else ""
-    results.connection.register("settings_of_runs", texts)
-    try:
-        traces = results.ask(_TRACES, [sweep])
-        kinds = results.ask("SELECT profile, kind FROM records WHERE sweep = ? GROUP BY 1, 2 ORDER BY 1, 2", [sweep])
-    finally:
-        results.connection.unregister("settings_of_runs")
+    traces = results.ask(_TRACES, [sweep])
+    kinds = results.ask("SELECT profile, kind FROM records WHERE sweep = ? GROUP BY 1, 2 ORDER BY 1, 2", [sweep])
+    by_run = {run: _varied(overrides) for run, overrides in zip(runs["run"], runs["overrides"], strict=True)}
+    configs = dict(zip(runs["run"], runs["config"], strict=True))
     return [
-        Means(
-            sweep=sweep,
-            profile=str(profile),
-            points=_points(group),
-            settings={text: by_text[text] for text in sorted(group["setting"].unique(), key=_by_number(by_text))},
-            metric=metric,
-            kinds=sorted({kind for text in kinds[kinds["profile"] == profile]["kind"] for kind in text.split("+")}),
-        )
+        _means(sweep, str(profile), group, by_run, str(configs[group["run"].iloc[0]]), kinds)
         for profile, group in traces.groupby("profile", sort=True)
     ]
 
 
+def _means(
+    sweep: str,
+    profile: str,
+    traces: pd.DataFrame,
+    by_run: Mapping[str, Mapping[str, str]],
+    config: str,
+    kinds: pd.DataFrame,
+) -> Means:
+    keys = _keys_apart(traces, by_run)
+    apart = {run: {key: by_run[run][key] for key in keys if key in by_run[run]} for run in traces["run"].unique()}
+    by_text = {_text(each): each for each in apart.values()}
+    traces = traces.assign(setting=[_text(apart[run]) for run in traces["run"]])
+    if not any(LIMITS in by_run[run] for run in apart):
+        traces = with_common_limits(traces)
+    return Means(
+        sweep=sweep,
+        profile=profile,
+        points=_points(traces),
+        settings={text: by_text[text] for text in sorted(by_text, key=_by_number(by_text))},
+        runs={str(text): sorted(own["run"].unique()) for text, own in traces.groupby("setting")},
+        metric=_metric(config),
+        kinds=sorted({kind for text in kinds[kinds["profile"] == profile]["kind"] for kind in text.split("+")}),
+    )
+
+
+def with_common_limits(traces: pd.DataFrame) -> pd.DataFrame:
+    """Return traces whose runs found limits of their own, with the mean of the first limits, of the second ones, ...
+
+    A run that is not told its limits spreads as many as it is told between the ends that its channel states have, which
+    differ by the seed.
+    """
+    limits = traces.assign(limit=traces["limit"].where(np.isfinite(traces["limit"])))
+    number = limits.groupby(["setting", "policy", "run"])["limit"].rank(method="dense")
+    keys = [traces["setting"], traces["policy"]]
+    num_own = number.groupby([*keys, traces["run"]]).transform("max")
+    is_alike = num_own.groupby(keys).transform("nunique") == 1
+    num_all = limits["limit"].groupby(keys).transform("nunique")
+    common = limits["limit"].groupby([*keys, number]).transform("mean")
+    return traces.assign(limit=common.where((num_own > 1) & is_alike & (num_all > num_own), traces["limit"]))
+
+
+def _keys_apart(traces: pd.DataFrame, by_run: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return the keys that tell settings apart: those of several values, none of which is merely the run's limit."""
+    limits = {str(run): own.unique() for run, own in traces.groupby("run")["limit"]}
+    keys = dict.fromkeys(key for run in limits for key in by_run[run])
+    values = {key: {run: by_run[run].get(key, "") for run in limits} for key in keys}
+
+    def is_limit(key: str) -> bool:
+        pairs = [(number_of(value), limits[run][np.isfinite(limits[run])]) for run, value in values[key].items()]
+        return all(np.allclose(limit, number, rtol=1e-9, atol=0.0) for number, limit in pairs) and any(
+            len(limit) for _, limit in pairs
+        )
+
+    return [key for key in keys if len(set(values[key].values())) > 1 and not is_limit(key)]
+
+
 _TRACES = f"""
-SELECT profile, setting, policy, limit_quantity, "limit", run, trace, count(*) AS num,
+SELECT profile, policy, limit_quantity, "limit", run, trace, count(*) AS num,
   count(*) FILTER (isfinite(latency_s)) AS num_served, avg((violation > 0)::INT) AS violation_rate,
   {", ".join(f"{served_mean(name)} AS {name}" for name in MEANS)}
-FROM records JOIN settings_of_runs USING (run) WHERE sweep = ? GROUP BY ALL ORDER BY ALL
+FROM records WHERE sweep = ? GROUP BY ALL ORDER BY ALL
 """
 """Means of every trace: intervals are over traces, which are independent."""
 
@@ -149,7 +205,7 @@ def _half_interval(trace_means: Any) -> float:
     return float(stdtrit(num - 1, 0.975) * np.std(trace_means, ddof=1) / np.sqrt(num)) if num > 1 else float("nan")
 
 
-def _setting(overrides: Sequence[str]) -> dict[str, str]:
+def _varied(overrides: Sequence[str]) -> dict[str, str]:
     pairs = [text.partition("=")[::2] for text in overrides]
     return {key: value for key, value in pairs if key not in POOLED}
 

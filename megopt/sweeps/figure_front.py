@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megopt.analysis import plots
-from megopt.analysis.learning_figure import legend_below_all
 from megopt.analysis.pareto import is_non_dominated
 from megopt.arrays import FloatArray
 from megopt.sweeps.figure_data import OUTAGE, Means
+from megopt.sweeps.figure_words import finish_page, limit_words, mean_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NUM_CELLS = 300
 """Cells of the map along each axis."""
+MEASURED, NUM_QUALITIES = 0.8, 5
+"""Share of points whose quality has to be known for a surface, and how many values it has to take."""
 SAME = 1e-6
 """Relative difference of two qualities that is rounding."""
 SLICES = (0.25, 0.5, 1.0)
@@ -35,7 +37,7 @@ def save_front(means: Means, path: Path) -> list[Path]:
     if len(points) < 3:
         return []
     measured = points[np.isfinite(points["quality"])]
-    has_quality = len(measured) >= 3 and _is_varied(measured["quality"].to_numpy(dtype=float))
+    has_quality = len(measured) > MEASURED * len(points) and _num_values(measured) >= NUM_QUALITIES
     points = measured if has_quality else points
     with plots.paper_style():
         if has_quality:
@@ -44,9 +46,8 @@ def save_front(means: Means, path: Path) -> list[Path]:
             plot_cuts(means, points, panels[1])
         else:
             panels = plots.new_panels(1, width_in=5.8, height_in=3.4)
-            plot_front(points, panels[0])
-        legend_below_all(panels, num_columns=5)
-        plots.stamp(panels[0], f"{means.note}; {len(points)} points")
+            plot_front(means, points, panels[0])
+        finish_page(panels, f"{means.note}; {len(points)} points")
         return plots.save_figure(panels[0], path)
 
 
@@ -58,8 +59,10 @@ def _comparable(means: Means) -> pd.DataFrame:
     return kept
 
 
-def _is_varied(values: FloatArray) -> bool:
-    return bool(np.ptp(values) > SAME * np.abs(values).max())
+def _num_values(points: pd.DataFrame) -> int:
+    """Return how many qualities there are, those that differ by rounding as one."""
+    values = np.unique(points["quality"].to_numpy(dtype=float))
+    return 1 + int((np.diff(values) > SAME * np.abs(values).max()).sum()) if len(values) else 0
 
 
 def plot_surface_map(means: Means, points: pd.DataFrame, ax: Axes) -> Axes:
@@ -73,7 +76,7 @@ def plot_surface_map(means: Means, points: pd.DataFrame, ax: Axes) -> Axes:
     figure = ax.get_figure(root=True)
     assert figure is not None
     figure.colorbar(mesh, ax=ax, pad=0.02)
-    ax.set_title(f"Best mean {means.quality_label} within both", fontsize=8)
+    ax.set_title(f"{_best(means)} within both limits", fontsize=8)
     for axis, values in ((ax.xaxis, x), (ax.yaxis, y)):
         plots.scale_axis(axis, values)
     ax.set_xlabel("Limit on mean latency [s]")
@@ -91,14 +94,14 @@ def plot_cuts(means: Means, points: pd.DataFrame, ax: Axes) -> Axes:
         gain = means.sense * columns[:, 2]
         best = means.sense * attained(columns[:, 0], columns[:, 1], gain, x, np.array([limit]))[0]
         color, dash = plots.COLORS[i % len(plots.COLORS)], plots.DASHES[i % len(plots.DASHES)]
-        ax.step(x, best, where="post", color=color, linestyle=dash, label=f"energy ≤ {limit:.3g} J")
+        ax.step(x, best, where="post", color=color, linestyle=dash, label=f"mean {limit_words('energy_j', limit)}")
     plots.scale_axis(ax.xaxis, x)
     ax.set_xlabel("Limit on mean latency [s]")
-    ax.set_ylabel(f"Best mean {means.quality_label}")
+    ax.set_ylabel(_best(means))
     return ax
 
 
-def plot_front(points: pd.DataFrame, ax: Axes) -> Axes:
+def plot_front(means: Means, points: pd.DataFrame, ax: Axes) -> Axes:
     """Draw mean latency against mean energy, a marker per policy, and the steps that no point lies below."""
     for i, (policy, own) in enumerate(points.groupby("policy", sort=False)):
         color, marker = plots.COLORS[i % len(plots.COLORS)], plots.MARKERS[i % len(plots.MARKERS)]
@@ -110,8 +113,8 @@ def plot_front(points: pd.DataFrame, ax: Axes) -> Axes:
     ax.step(front[:, 0], front[:, 1], where="post", color="black", lw=1.0, label="front")
     for axis, values in ((ax.xaxis, columns[:, 0]), (ax.yaxis, columns[:, 1])):
         plots.scale_axis(axis, values)
-    ax.set_xlabel(plots.mean_label("energy_j"))
-    ax.set_ylabel(plots.mean_label("latency_s"))
+    ax.set_xlabel(mean_label(means, "energy_j"))
+    ax.set_ylabel(mean_label(means, "latency_s"))
     return ax
 
 
@@ -132,6 +135,11 @@ def attained(first: FloatArray, second: FloatArray, gain: FloatArray, x: FloatAr
     np.maximum.at(best, (np.searchsorted(y, second), np.searchsorted(x, first)), gain)
     best = np.maximum.accumulate(np.maximum.accumulate(best[:-1, :-1], axis=0), axis=1)
     return np.where(np.isfinite(best), best, np.nan)
+
+
+def _best(means: Means) -> str:
+    label = mean_label(means, "quality")
+    return f"Best {label[0].lower()}{label[1:]}"
 
 
 def _limits(values: FloatArray) -> FloatArray:

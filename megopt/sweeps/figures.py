@@ -14,10 +14,12 @@ from megopt.analysis.curve_images import can_be_drawn, save_row_images
 from megopt.errors import ConfigError, MegoptError
 from megopt.schemes.action_table import ActionTable
 from megopt.sweeps.figure_choices import save_choices
-from megopt.sweeps.figure_curves import save_curves, save_lines, save_timelines
+from megopt.sweeps.figure_curves import save_curves
 from megopt.sweeps.figure_data import Means, means_of
 from megopt.sweeps.figure_front import save_front
 from megopt.sweeps.figure_learning import learned_in, save_learned
+from megopt.sweeps.figure_lines import save_lines
+from megopt.sweeps.figure_timelines import save_timelines
 from megopt.sweeps.query import Results
 from megopt.tables.profile import Profile
 
@@ -94,8 +96,7 @@ def draw_learning(folders: Sequence[Path], folder: Path) -> list[Drawn]:
 
 def _save_images(results: Results, means: Means, compiled: Compiled, path: Path) -> list[Path]:
     """Draw images of what the optimum chose most often under each limit, in the middle setting."""
-    settings = list(means.settings)
-    config = _config_of(results, means, settings[len(settings) // 2]) if settings else None
+    config = _config_of(results, means)
     if config is None or "scheme" not in config or "profile" not in config:
         return []
     try:
@@ -108,25 +109,23 @@ def _save_images(results: Results, means: Means, compiled: Compiled, path: Path)
         return []
     limits = {row: limit for row, (limit, _) in chosen.items()}
     quantity = str(means.points["limit_quantity"].iloc[0])
-    return [save_row_images(limits, table, profile, quantity, path.with_suffix(".png"))]
+    return save_row_images(limits, table, profile, quantity, [path.with_suffix(end) for end in (".pdf", ".png")])
 
 
-def _config_of(results: Results, means: Means, setting: str) -> DictConfig | None:
-    rows = results.ask(
-        "SELECT runs.config::JSON AS config FROM runs JOIN records USING (sweep, run) "
-        "WHERE sweep = ? AND profile = ? ORDER BY run LIMIT 1",
-        [means.sweep, means.profile],
-    )
+def _config_of(results: Results, means: Means) -> DictConfig | None:
+    """Return the configuration of a run in the middle setting."""
+    runs = means.runs.get(means.middle, [""])
+    rows = results.ask("SELECT config::JSON AS config FROM runs WHERE sweep = ? AND run = ?", [means.sweep, runs[0]])
     return OmegaConf.create(json.loads(str(rows["config"].iloc[0]))) if len(rows) else None
 
 
 def _rows_by_limit(results: Results, means: Means) -> dict[int, tuple[float, str]]:
     """Return the rows that the optimum chose most often, each with the least limit where it did and its label."""
     found = results.ask(
-        'SELECT "limit", "row", label, count(*) AS num FROM records WHERE sweep = ? AND profile = ? '
+        'SELECT "limit", "row", label, count(*) AS num FROM records WHERE sweep = ? AND list_contains(?, run) '
         "AND policy = 'optimal' AND isfinite(latency_s) AND isfinite(\"limit\") AND violation <= 0 "
         'GROUP BY ALL ORDER BY "limit", num DESC, "row"',
-        [means.sweep, means.profile],
+        [means.sweep, list(means.runs.get(means.middle, []))],
     )
     chosen: dict[int, tuple[float, str]] = {}
     for limit, group in found.groupby("limit", sort=True):

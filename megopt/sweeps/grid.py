@@ -137,7 +137,15 @@ def require_apart(axes: Sequence[Dimension], overrides: Sequence[str], tree: str
             raise ConfigError(message)
 
 
-def runs_of(config: DictConfig, axes: Sequence[Axis], compose: Compose, *, name: str, call: str) -> list[Run]:
+def runs_of(
+    config: DictConfig,
+    axes: Sequence[Axis],
+    compose: Compose,
+    *,
+    name: str,
+    call: str,
+    choices: Mapping[str, str] | None = None,
+) -> list[Run]:
     """Return the runs of a sweep, the last axis varying fastest.
 
     Args:
@@ -146,6 +154,7 @@ def runs_of(config: DictConfig, axes: Sequence[Axis], compose: Compose, *, name:
         compose: composes the configuration for given choices of groups.
         name: name of the sweep.
         call: dotted path of the library call.
+        choices: the yaml that `config` has of each group.
 
     Raises:
         ConfigError: if an axis names a key that the configuration does not have, there is no such call, or there are
@@ -157,7 +166,7 @@ def runs_of(config: DictConfig, axes: Sequence[Axis], compose: Compose, *, name:
     if num_runs > MAX_RUNS:
         message = f"axes: {num_runs:,} runs; expected at most {MAX_RUNS:,}; take out values or an axis"
         raise ConfigError(message)
-    planner = Planner(config=config, compose=compose, name=name, call=call)
+    planner = Planner(config=config, compose=compose, name=name, call=call, choices=choices or {})
     points = itertools.product(*(axis.values for axis in axes))
     return [planner.run_at(list(zip(axes, point, strict=True))) for point in points]
 
@@ -172,6 +181,7 @@ class Planner:
         name: name of the sweep.
         call: dotted path of the library call.
         tree: key of the configuration under which the dimensions stand, for messages.
+        choices: the yaml that `config` has of each group.
         composed: what was composed already, by the choices of groups.
     """
 
@@ -180,6 +190,7 @@ class Planner:
     name: str
     call: str
     tree: str = "axes"
+    choices: Mapping[str, str] = field(default_factory=dict)
     composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -201,7 +212,11 @@ class Planner:
             self.composed[groups] = _composed(self.config, groups, self.compose)
         settings = {dimension.key: value for dimension, value in point if not dimension.is_group}
         config = _resolved(self.composed[groups], settings, self.tree)
-        return Run.of(sweep=self.name, call=self.call, overrides=overrides, config=config)
+        chosen = dict(self.choices) | {
+            dimension.key: _choice(value) for dimension, value in point if dimension.is_group
+        }
+        choices = {group: text for group, text in chosen.items() if group in group_names() and group not in CONTROL}
+        return Run.of(sweep=self.name, call=self.call, overrides=overrides, config=config, choices=choices)
 
 
 def _choice(value: object) -> str:

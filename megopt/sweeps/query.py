@@ -4,8 +4,10 @@ Two tables: `records` holds a row per request, with the columns of `megopt.analy
 
     sweep, run    where it comes from
     config        the resolved configuration of its run: config.channel.snr_db, config.seed, ...
+    choice        the yaml chosen in each group: choice.channel, choice.link, ...
 
-and `runs` holds a row per run: sweep, run, status, message, overrides, config, call_s, written, megopt, num_records.
+and `runs` holds a row per run: sweep, run, status, message, overrides, config, choice, call_s, written, megopt,
+num_records.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megopt.analysis.records import RECORD
 from megopt.errors import ConfigError
+from megopt.sweeps.aggregates import Aggregate
 from megopt.sweeps.store import METADATA_KEY, require_sweep_name
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 QUOTING = """in a shell, texts and names in quotes are written as 'where="policy='\\''optimal'\\''"'"""
 """How the quotes of SQL get through a shell and Hydra."""
+SUCH_AS = "config.channel.snr_db"
 RUN_FACTS = {"status": "VARCHAR", "message": "VARCHAR", "call_s": "DOUBLE", "written": "VARCHAR", "megopt": "VARCHAR"}
 """What a file's metadata says of its run, and the SQL type."""
 
@@ -56,29 +59,66 @@ class Results:
         try:
             return self.connection.execute(sql, list(parameters)).df()
         except duckdb.Error as error:
-            raise ConfigError(self._explain(error, sql)) from None
+            raise ConfigError(self._explain(error, "sql", sql)) from None
+
+    def means(self, asked: Aggregate) -> pd.DataFrame:
+        """Return means over groups.
+
+        Raises:
+            ConfigError: if the question is wrong; names the clause at fault, and what there is.
+        """
+        import duckdb
+
+        try:
+            return self.connection.execute(asked.sql()).df()
+        except duckdb.Error as error:
+            for key, text, alone in asked.parts():
+                try:
+                    self.connection.execute(alone).fetchone()
+                except duckdb.Error as own:
+                    raise ConfigError(self._explain(own, key, text)) from None
+            raise ConfigError(self._explain(error, "sql", asked.sql())) from None
 
     def columns(self) -> list[str]:
         """Return the columns of `records`, without the configuration."""
         names = self.connection.execute("SELECT column_name FROM (DESCRIBE records)").fetchall()
-        return [name for (name,) in names if name != "config"]
+        return [name for (name,) in names if name not in {"config", "choice"}]
 
     def config_keys(self) -> list[str]:
-        """Return what can be asked of the configuration, as config.KEY."""
-        found = self.connection.execute("SELECT json_structure(to_json(config)) FROM runs LIMIT 1").fetchone()
-        return [key for key in _leaves(json.loads(found[0]), "config") if "._" not in key] if found else []
+        """Return what can be asked of the configuration, as config.KEY, and of its groups, as choice.GROUP."""
+        asked = "SELECT json_structure(to_json(config)), json_structure(to_json(choice)) FROM runs LIMIT 1"
+        found = self.connection.execute(asked).fetchone() or ("{}", "{}")
+        pairs = zip(("config", "choice"), found, strict=True)
+        return [key for name, text in pairs for key in _leaves(json.loads(text), name) if "._" not in key]
 
-    def _explain(self, error: Exception, sql: str) -> str:
-        text = str(error).split("LINE 1")[0].split("Candidate bindings")[0]
-        text = " ".join(text.removeprefix(f"{type(error).__name__}: ").split())
-        if not ("not found" in text or "Could not find key" in text):
-            return f"results: {text}; the query was: {sql}; {QUOTING}"
+    def _explain(self, error: Exception, key: str, text: str) -> str:
+        """Return one line: which key, what came, what is wrong with it, and what there is."""
+        kept = re.split(r"LINE 1|Candidate |Did you mean", str(error))[0]
+        why = " ".join(kept.removeprefix(f"{type(error).__name__}: ").split()).rstrip("!; ")
+        why = re.sub(r"^(Binder|Parser|Conversion|Catalog|Invalid Input) Error: ", "", why)
+        words, why = (
+            _words(why),
+            re.sub(r'Referenced column "(.*)" not found in FROM clause', r"there is no column \1", why),
+        )
+        came = f"results: {key} = {text!r}: {why}"
+        if not ("no column" in why or "Could not find key" in why):
+            return f"{came}; {self._offered()}; {QUOTING}"
         known = [*self.columns(), *self.config_keys()]
-        near = [name for word in _words(text) for name in difflib.get_close_matches(word, known, n=1, cutoff=0.7)]
+        wrong = next((word for word in re.findall(r"(?:config|choice)[.][\w.]+", text) if word not in known), "")
+        near = [
+            name
+            for word in ([wrong] if wrong else words)
+            for name in difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+        ]
         guess = f"; did you mean {near[0]}?" if near else ""
-        guess += f"; a text needs quotes: {QUOTING}" if "config" not in text and "Could not" not in text else ""
-        shown = self.config_keys() if "config" in text or "key" in text else [*self.columns(), "config.KEY"]
-        return f"results: {text}{guess}; expected one of {', '.join(shown)}"
+        if wrong:
+            return f"{came}{guess}; expected one of {', '.join(_beside(wrong, known))}"
+        return f"{came}{guess or f'; a text needs quotes: {QUOTING}'}; {self._offered()}"
+
+    def _offered(self) -> str:
+        tops = dict.fromkeys(".".join(key.split(".")[:2]) for key in self.config_keys() if key.startswith("config"))
+        choices = [key for key in self.config_keys() if key.startswith("choice")]
+        return f"columns are {', '.join([*self.columns(), *choices])}; keys are {', '.join(tops)}, such as {SUCH_AS}"
 
 
 @contextmanager
@@ -122,19 +162,27 @@ def _create_runs(connection: duckdb.DuckDBPyConnection, files: str) -> None:
     connection.execute(
         "CREATE TEMP TABLE counts AS SELECT file_name, num_rows AS num_records FROM parquet_file_metadata(?)", [files]
     )
-    (structure,) = connection.execute("SELECT json_group_structure(fact->'config') FROM facts").fetchone() or ("{}",)
+    structure, choices = (_structure(connection, name) for name in ("config", "choices"))
     facts = ", ".join(f"(fact->>'{name}')::{kind} AS {name}" for name, kind in RUN_FACTS.items())
     connection.execute(
         "CREATE TABLE runs AS SELECT regexp_extract(file_name, 'sweep=([^/]+)/[^/]*$', 1) AS sweep, "
         f"fact->>'run' AS run, {facts}, num_records, (fact->'overrides')::VARCHAR[] AS overrides, "
-        f"from_json(fact->'config', '{_quoted(structure)}') AS config FROM facts JOIN counts USING (file_name)"
+        f"from_json(fact->'config', '{structure}') AS config, from_json(fact->'choices', '{choices}') AS choice "
+        "FROM facts JOIN counts USING (file_name)"
     )
+
+
+def _structure(connection: duckdb.DuckDBPyConnection, name: str) -> str:
+    """Return the keys that a part of the facts has in any run, with their types, for use within quotes."""
+    found = connection.execute(f"SELECT json_group_structure(fact->'{name}') FROM facts").fetchone()
+    text = str(found[0]) if found and found[0] is not None else "{}"
+    return _quoted(text if text.strip('"') not in {"NULL", "{}", "JSON"} else '{"profile":"VARCHAR"}')
 
 
 def _create_records(connection: duckdb.DuckDBPyConnection, files: str) -> None:
     """Create the view `records`; a column that only newer files hold is NULL in the others."""
     connection.execute(
-        f"CREATE VIEW records AS SELECT rows.*, runs.config FROM read_parquet('{_quoted(files)}', "
+        f"CREATE VIEW records AS SELECT rows.*, runs.config, runs.choice FROM read_parquet('{_quoted(files)}', "
         "union_by_name = true, hive_partitioning = true, hive_types = {'sweep': VARCHAR}) AS rows "
         "JOIN runs USING (sweep, run)"
     )
@@ -155,48 +203,11 @@ def _leaves(node: Any, prefix: str) -> list[str]:
     return [leaf for key, value in node.items() for leaf in _leaves(value, f"{prefix}.{key}")]
 
 
-def _expression(text: str) -> str:
-    """Return an SQL expression; a record's column by its bare name, also where that is a word of SQL, as limit is."""
-    return f'"{text}"' if text in {column.name for column in RECORD} else text
-
-
-def _alias(text: str) -> str:
-    return '"' + text.replace('"', "") + '"'
-
-
-def served_mean(expression: str) -> str:
-    """Return the SQL of a mean over the served requests; NULL where it was not measured in one of them."""
-    served = "FILTER (isfinite(latency_s))"
-    return f"CASE WHEN count({expression}) {served} = count(*) {served} THEN avg({expression}) {served} END"
-
-
-def aggregate_sql(where: str, group_by: Sequence[str], show: Sequence[str]) -> str:
-    """Return the query for means over groups.
-
-    As in `megopt.analysis.rollout.summarise`, a mean is over the requests that were served, that is, whose latency is
-    finite, and NaN over any value that was not measured. The share of the others stands in `outage_rate`, and the share
-    of requests that exceed a limit in `violation_rate`.
-
-    Args:
-        where: SQL condition on records; empty for all.
-        group_by: SQL expressions; empty for one group.
-        show: columns whose means are shown.
-    """
-    keys = [f"{_expression(text)} AS key_{i}" for i, text in enumerate(group_by)]
-    means = [f"{served_mean(_expression(text))} AS mean_{i}" for i, text in enumerate(show)]
-    names = [f"key_{i} AS {_alias(text)}" for i, text in enumerate(group_by)]
-    names += [f"mean_{i} AS {_alias(text)}" for i, text in enumerate(show)]
-    counts = [
-        "count(*) AS num_records",
-        "count(DISTINCT run) AS num_runs",
-        "avg((NOT isfinite(latency_s))::INT) AS outage_rate",
-        "avg((violation > 0)::INT) AS violation_rate",
-    ]
-    numbers = ", ".join(str(i + 1) for i in range(len(keys)))
-    return (
-        f"SELECT {', '.join([*names, 'num_records', 'num_runs', 'outage_rate', 'violation_rate'])} FROM ("
-        f"SELECT {', '.join([*keys, *means, *counts])} FROM records"
-        + (f" WHERE {where}" if where else "")
-        + (f" GROUP BY {numbers})" if keys else ")")
-        + (f" ORDER BY {numbers}" if keys else "")
-    )
+def _beside(wrong: str, known: Sequence[str]) -> list[str]:
+    """Return the known keys below the nearest parent of a wrong one that has any."""
+    parent = wrong
+    while "." in parent:
+        parent = parent.rpartition(".")[0]
+        if found := [key for key in known if key.startswith(f"{parent}.")]:
+            return found
+    return list(known)

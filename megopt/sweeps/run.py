@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ class Run:
         config: the resolved configuration.
         run_id: name of the run: a digest of call, configuration and version of megopt. The same run has the same name
             in every sweep, on every machine and in every process.
+        choices: the yaml chosen in each group of the configuration, to be asked for; no part of the name.
     """
 
     sweep: str
@@ -50,13 +51,23 @@ class Run:
     overrides: Sequence[str]
     config: Mapping[str, Any]
     run_id: str
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, *, sweep: str, call: str, overrides: Sequence[str], config: Mapping[str, Any]) -> Run:
+    def of(
+        cls,
+        *,
+        sweep: str,
+        call: str,
+        overrides: Sequence[str],
+        config: Mapping[str, Any],
+        choices: Mapping[str, str] | None = None,
+    ) -> Run:
         """Return the run of a resolved configuration, named by its digest."""
         text = json_text({"call": call, "config": config, "megopt": __version__})
         run_id = hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
-        return cls(sweep=sweep, call=call, overrides=tuple(overrides), config=config, run_id=run_id)
+        varied, chosen = tuple(overrides), dict(choices or {})
+        return cls(sweep=sweep, call=call, overrides=varied, config=config, run_id=run_id, choices=chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

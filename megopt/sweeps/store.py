@@ -72,6 +72,7 @@ class Store:
             "call": run.call,
             "overrides": list(run.overrides),
             "config": run.config,
+            "choices": run.choices,
             "status": str(status),
             "message": message,
             "call_s": call_s,

@@ -19,7 +19,7 @@ import numpy as np
 
 from megopt.arrays import FloatArray, IntArray
 from megopt.errors import ConfigError
-from megopt.ranges import require_within
+from megopt.ranges import require_number, require_within
 from megopt.system.fading import Channel, ChannelState, jakes_correlation, specular_share
 from megopt.system.path_loss import (
     URBAN_MACRO,
@@ -62,10 +62,10 @@ class _DopplerChannel(Channel):
     def _check(self, *, k_factor_db: float = 0.0) -> str:
         """Check what all fading channels hold and return the name that messages start with."""
         where = f"channel {type(self).__name__}"
-        require_within(where, -np.inf, np.inf, k_factor_db=k_factor_db)
-        require_within(where, 0.0, 1e9, interval_s=self.interval_s)
+        require_number(where, -np.inf, np.inf, k_factor_db=k_factor_db)
+        require_number(where, 0.0, 1e9, interval_s=self.interval_s)
         if self.doppler_hz is not None:
-            require_within(where, 0.0, 1e9, doppler_hz=self.doppler_hz)
+            require_number(where, 0.0, 1e9, doppler_hz=self.doppler_hz)
         return where
 
     def slot_correlation(self) -> float:
@@ -89,7 +89,7 @@ class Static(Channel):
     snr_db: float = 10.0
 
     def __post_init__(self) -> None:
-        require_within("channel Static", -200.0, 200.0, snr_db=self.snr_db)
+        require_number("channel Static", -200.0, 200.0, snr_db=self.snr_db)
 
     def place(self, rng: np.random.Generator, num_devices: int) -> tuple[FloatArray, FloatArray]:
         """Return the one SNR, all of it specular."""
@@ -113,7 +113,7 @@ class Rayleigh(_DopplerChannel):
     snr_db: float = 10.0
 
     def __post_init__(self) -> None:
-        require_within(self._check(), -200.0, 200.0, snr_db=self.snr_db)
+        require_number(self._check(), -200.0, 200.0, snr_db=self.snr_db)
 
     def place(self, rng: np.random.Generator, num_devices: int) -> tuple[FloatArray, FloatArray]:
         """Return the one mean SNR, none of it specular."""
@@ -135,7 +135,7 @@ class Rician(_DopplerChannel):
     k_factor_db: float = 9.0
 
     def __post_init__(self) -> None:
-        require_within(self._check(k_factor_db=self.k_factor_db), -200.0, 200.0, snr_db=self.snr_db)
+        require_number(self._check(k_factor_db=self.k_factor_db), -200.0, 200.0, snr_db=self.snr_db)
 
     def place(self, rng: np.random.Generator, num_devices: int) -> tuple[FloatArray, FloatArray]:
         """Return the one mean SNR and its specular share."""
@@ -160,13 +160,13 @@ class GaussMarkov(_DopplerChannel):
 
     def __post_init__(self) -> None:
         where = self._check(k_factor_db=self.k_factor_db)
-        require_within(where, -200.0, 200.0, snr_db=self.snr_db)
+        require_number(where, -200.0, 200.0, snr_db=self.snr_db)
         if (self.correlation is None) == (self.doppler_hz is None):
             came = f"correlation is {self.correlation} and doppler_hz is {self.doppler_hz}"
             message = f"{where}: {came}; expected one number and one null; set one of them to null"
             raise ConfigError(message)
         if self.correlation is not None:
-            require_within(where, -1.0, 1.0, correlation=self.correlation)
+            require_number(where, -1.0, 1.0, correlation=self.correlation)
 
     def place(self, rng: np.random.Generator, num_devices: int) -> tuple[FloatArray, FloatArray]:
         """Return the one mean SNR and its specular share."""
@@ -209,11 +209,11 @@ class LogDistance(_DopplerChannel):
 
     def __post_init__(self) -> None:
         where = self._check(k_factor_db=self.k_factor_db)
-        require_within(where, 1.0, 1e6, min_distance_m=self.min_distance_m)
-        require_within(where, self.min_distance_m, 1e6, max_distance_m=self.max_distance_m)
-        require_within(where, -200.0, 200.0, tx_power_dbm=self.tx_power_dbm, noise_dbm=self.noise_dbm)
-        require_within(where, -200.0, 200.0, reference_db=self.reference_db)
-        require_within(where, 0.0, 100.0, slope_db=self.slope_db, shadowing_db=self.shadowing_db)
+        require_number(where, 1.0, 1e6, min_distance_m=self.min_distance_m)
+        require_number(where, self.min_distance_m, 1e6, max_distance_m=self.max_distance_m)
+        require_number(where, -200.0, 200.0, tx_power_dbm=self.tx_power_dbm, noise_dbm=self.noise_dbm)
+        require_number(where, -200.0, 200.0, reference_db=self.reference_db)
+        require_number(where, 0.0, 100.0, slope_db=self.slope_db, shadowing_db=self.shadowing_db)
 
     def place(self, rng: np.random.Generator, num_devices: int) -> tuple[FloatArray, FloatArray]:
         """Return mean SNR and specular share; draws distances, then shadowing."""
@@ -243,12 +243,12 @@ class _Urban(_DopplerChannel):
 
     def __post_init__(self) -> None:
         where = self._check(k_factor_db=self.los_k_factor_db)
-        require_within(where, 10.0, 5000.0, min_distance_m=self.min_distance_m)
-        require_within(where, self.min_distance_m, 5000.0, max_distance_m=self.max_distance_m)
+        require_number(where, 10.0, 5000.0, min_distance_m=self.min_distance_m)
+        require_number(where, self.min_distance_m, 5000.0, max_distance_m=self.max_distance_m)
         self.scenario.check(where, distance_2d_m=self.max_distance_m, carrier_hz=self.carrier_hz, **self._heights())
-        require_within(where, -200.0, 200.0, tx_power_dbm=self.tx_power_dbm)
-        require_within(where, 1.0, 1e12, bandwidth_hz=self.bandwidth_hz)
-        require_within(where, 0.0, 100.0, noise_figure_db=self.noise_figure_db)
+        require_number(where, -200.0, 200.0, tx_power_dbm=self.tx_power_dbm)
+        require_number(where, 1.0, 1e12, bandwidth_hz=self.bandwidth_hz)
+        require_number(where, 0.0, 100.0, noise_figure_db=self.noise_figure_db)
 
     def _heights(self) -> dict[str, float]:
         return {"base_height_m": self.base_height_m, "device_height_m": self.device_height_m}

@@ -9,7 +9,7 @@ import numpy as np
 
 from megopt.arrays import FloatArray, IntArray, Real
 from megopt.errors import ConfigError
-from megopt.ranges import require_within
+from megopt.ranges import require_number, require_within
 from megopt.units import linear_from_db
 
 
@@ -165,13 +165,13 @@ class Link:
         if self.adaptation not in ("shannon", "cqi"):
             message = f"link: adaptation is {self.adaptation!r}; expected shannon or cqi; change adaptation"
             raise ConfigError(message)
-        require_within("link", 1.0, 1e12, bandwidth_hz=self.bandwidth_hz)
+        require_number("link", 1.0, 1e12, bandwidth_hz=self.bandwidth_hz)
         if self.uplink_bandwidth_hz is not None:
-            require_within("link", 1.0, 1e12, uplink_bandwidth_hz=self.uplink_bandwidth_hz)
-        require_within("link", 0.0, 1.0, bler=self.bler)
-        require_within("link", -200.0, 200.0, uplink_snr_offset_db=self.uplink_snr_offset_db)
+            require_number("link", 1.0, 1e12, uplink_bandwidth_hz=self.uplink_bandwidth_hz)
+        require_number("link", 0.0, 1.0, bler=self.bler)
+        require_number("link", -200.0, 200.0, uplink_snr_offset_db=self.uplink_snr_offset_db)
         for name in ("round_trip_s", "device_rx_power_w", "device_tx_power_w", "edge_tx_power_w"):
-            require_within("link", 0.0, 1e6, **{name: getattr(self, name)})
+            require_number("link", 0.0, 1e6, **{name: getattr(self, name)})
 
     def rate_bps(self, bandwidth_hz: Real, snr: Real) -> FloatArray:
         """Return the rate [bit/s] of a band [Hz] at an SNR [1] under this link's adaptation; arguments broadcast."""
