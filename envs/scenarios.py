@@ -6,7 +6,7 @@ Objects may also be said by name or as a mapping, see `megopt.envs.settings`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,29 +18,20 @@ from megopt.envs.batching import BatchCurve
 from megopt.envs.cell_parameters import CellParams
 from megopt.envs.limit_shares import limit_bounds
 from megopt.envs.parameters import EnvParams
+from megopt.envs.scenario_defaults import Schemes, common_settings
 from megopt.envs.settings import (
     Said,
     Scenarios,
     arrivals_of,
-    channel_of,
-    link_of,
-    problem_of,
     profile_of,
-    schemes_of,
 )
 from megopt.errors import NotOfferedError
 from megopt.problem import Limit, Problem
-from megopt.schemes.action_table import ActionTable
 from megopt.schemes.conventional import Conventional
-from megopt.schemes.region_split import RegionSplit
-from megopt.schemes.scheme import Scheme, compile_all
-from megopt.schemes.step_split import StepSplit
-from megopt.system.channel import Channel, LogDistance, Rayleigh
+from megopt.system.channel import Channel, LogDistance
 from megopt.system.link import Link
 from megopt.tables.profile import Profile, Side
 
-Schemes = Scheme | Said | Sequence[Scheme | Said] | None
-"""Ways to share, or their names; None leaves the choice to the scenario."""
 DEFAULT_PROFILE = "megsplitting_sdxl"
 DEFAULT_CELL_PROFILE = "h100__snapdragon8gen3__sdxl"
 DEFAULT_CVPO_PROFILE = "bundled"
@@ -82,35 +73,13 @@ def request(
         battery_j: device energy of an episode [J]; inf is a device on mains.
         deadline_s: a request that takes longer is reported as late [s].
     """
-    table = _table(schemes, profile_of(profile))
-    own_link = Link() if link is None else link_of(link, Link())
     return EnvParams(
-        table=table,
-        link=own_link,
-        channel=Rayleigh(snr_db=10.0) if channel is None else channel_of(channel, own_link),
-        problem=_default_problem(table) if problem is None else problem_of(problem, table),
+        **common_settings(profile_of(profile), schemes, channel, link, problem, default_link=Link()),
         episode_length=episode_length,
         is_pipelined=is_pipelined,
         battery_j=battery_j,
         deadline_s=deadline_s,
     )
-
-
-def _table(schemes: Schemes, profile: Profile) -> ActionTable:
-    """Return the rows of `schemes`, by default those of `request`."""
-    default: list[Scheme] = [
-        Conventional(num_steps=(25,), prompt_bits=0.0),
-        StepSplit(num_steps=(25,), prompt_bits=0.0),
-        RegionSplit(num_region_ratios=13, num_device_powers=12, prompt_bits=0.0),
-    ]
-    table, _ = compile_all(default if schemes is None else schemes_of(schemes), profile)
-    return table
-
-
-def _default_problem(table: ActionTable) -> Problem:
-    """Return least latency with 40 J at the device; SSIM is reported where the table holds it."""
-    limits = (Limit(quantity="device_energy_j", bound=40.0),)
-    return Problem(objective="latency_s", metric="ssim" if "ssim" in table.metrics else "", limits=limits)
 
 
 def meg_cvpo(
@@ -228,13 +197,8 @@ def cell(
         deadline_s: a request that takes longer is reported as late [s].
     """
     tables = profile_of(profile)
-    table = _table(schemes, tables)
-    own_link = _CELL_LINK if link is None else link_of(link, _CELL_LINK)
     return CellParams(
-        table=table,
-        link=own_link,
-        channel=Rayleigh(snr_db=10.0) if channel is None else channel_of(channel, own_link),
-        problem=_default_problem(table) if problem is None else problem_of(problem, table),
+        **common_settings(tables, schemes, channel, link, problem, default_link=_CELL_LINK),
         episode_length=episode_length,
         is_pipelined=is_pipelined,
         deadline_s=deadline_s,

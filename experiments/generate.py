@@ -52,7 +52,7 @@ def _device(config: DictConfig, profile: Profile, stated: Stated | None) -> Shar
     from megopt.live.modes_rows import terms_of
     from megopt.live.observation import ProbedLink
     from megopt.live.predictions import with_frames
-    from megopt.metering.profiling import SideRequest
+    from megopt.metering.profile_request import SideRequest
 
     factories, shadows = (list((instantiate(config.get(key)) or {}).values()) for key in ("policy", "shadow"))
     if len(factories) != 1:

@@ -51,7 +51,7 @@ def _serve(config: DictConfig, profile: Any, schemes: list[Any], wanted: list[Ce
     from megopt.live.parity_compute import compute_of, measured_here
     from megopt.live.parity_run import serve_with_edge
     from megopt.live.predictions import with_frames
-    from megopt.metering.profiling import SideRequest
+    from megopt.metering.profile_request import SideRequest
 
     edge, own, folder = SideRequest(**config.edge), SideRequest(**config.device), Path(config.folder)
     terms = terms_of(config.terms, schemes, profile.provenance)
@@ -65,7 +65,7 @@ def _serve(config: DictConfig, profile: Any, schemes: list[Any], wanted: list[Ce
     )
     how = {"captions": captions, "sampling": sampling, "folder": folder, "budget_s": config.budget_s}
     timed = compute_of(config.compute, profile, lambda: measured_here(profile, edge, own, models, **how))
-    table = with_frames(compile_all(schemes, timed)[0])
+    table = with_frames(compile_all(schemes, timed)[0], round(sum(map(len, captions)) / len(captions)))
     problem, _ = problem_of(config.problem, profile, table)
     built = {"table": table, "problem": tightened(problem, config.limit_margin)}
     shadows = [make(**built) for make in (instantiate(config.get("shadow")) or {}).values()]

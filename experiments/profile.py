@@ -39,7 +39,8 @@ GRID_KEYS = (
 def run(config: DictConfig, output_dir: Path) -> Report:
     """Measure and write a profile folder; what was measured before a stop is not measured again."""
     from megopt.diffusion.evaluation import Sampling
-    from megopt.metering.profiling import ProfileRequest, SideRequest, measure_profile
+    from megopt.metering.profile_request import ProfileRequest, SideRequest
+    from megopt.metering.profiling import measure_profile
     from megopt.tables.profile import load_profile
 
     sides = {}

@@ -16,7 +16,8 @@ from megopt.analysis.report import Report
 from megopt.errors import ConfigError
 from megopt.sweeps import search_report as say
 from megopt.sweeps import sweep_report
-from megopt.sweeps.grid import Planner, require_apart
+from megopt.sweeps.axes import require_apart
+from megopt.sweeps.grid import Planner
 from megopt.sweeps.search import search
 from megopt.sweeps.search_plan import Search
 from megopt.sweeps.search_space import space_of
@@ -29,7 +30,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     launcher = instantiate(config.launcher, _convert_="all")
     storage = config.storage or f"sqlite:///{store.folder}/studies.sqlite3"
     store.folder.mkdir(parents=True, exist_ok=True)
-    with sweep_report.progress(plan.num_trials, 0) as bar:
+    with sweep_report.progress(plan.num_trials, 0, "search") as bar:
         found = search(plan, store, launcher, storage, bar.note, bar.reach)
     return say.report(found, plan, store, storage)
 

@@ -17,10 +17,11 @@ from megopt.analysis.tradeoff import tradeoff
 from megopt.errors import ConfigError, NotOfferedError
 from megopt.experiments.tradeoff import problem_of
 from megopt.sweeps import sweep_report as say
+from megopt.sweeps.axes import axes_of, require_apart
 from megopt.sweeps.chosen_knobs import with_knobs
 from megopt.sweeps.compiled_table import compiled
 from megopt.sweeps.execution import execute
-from megopt.sweeps.grid import axes_of, require_apart, runs_of
+from megopt.sweeps.grid import runs_of
 from megopt.sweeps.run import Run
 from megopt.sweeps.store import Store, require_sweep_name
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-settings.register_profile("quick", deadline=None, max_examples=40)  # shared machines stall now and then
+settings.register_profile("quick", deadline=None, max_examples=20)  # shared machines stall now and then
 settings.register_profile("thorough", deadline=None, max_examples=100)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.hybrid_super_resolution import HybridUpscaler, Tiling
-from megopt.diffusion.layers import Body
+from megopt.diffusion.layer_pieces import Body
 from megopt.diffusion.super_resolution import BicubicUpscaler
 from megopt.live.admission import EdgeSettings
 from megopt.live.course import Generated, Prompt

@@ -1,4 +1,4 @@
-"""What tests of the live runtime share: fixtures, tables of rows, policies, a fast link, requests, and what comes of them.
+"""What tests of the live runtime share: fixtures, tables of rows, policies, a fast link, requests, what comes of them.
 
 A test file takes a fixture over by its name: `edge = live_parts.edge`.
 """

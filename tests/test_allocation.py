@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from megopt.benchmarks import allocation as benchmark
 from megopt.errors import ConfigError, ProblemError
-from megopt.solvers.allocation import dual_bound, solve
+from megopt.solvers.allocation import solve
+from megopt.solvers.allocation_cells import dual_bound
 from megopt.solvers.allocation_device import efficiency
 from megopt.solvers.allocation_model import AllocationProblem, AllocationSolution, Objective, score, violation
 from megopt.solvers.solution import Status

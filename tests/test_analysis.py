@@ -343,6 +343,7 @@ def test_the_knee_is_a_point_of_the_curve_and_stands_in_the_report() -> None:
     assert list(marked.cells).count("knee") == 1
 
 
+@pytest.mark.slow
 def test_the_figure_shows_the_knee_and_the_long_run_optimum(tmp_path: Path) -> None:
     result = found_long_run()
     files = save_tradeoff_figure(result, load_profile("a100__snapdragon8gen3__sdxl"), SWEEP, tmp_path / "tradeoff")

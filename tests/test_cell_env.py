@@ -48,9 +48,7 @@ def test_the_registry_makes_both_shells() -> None:
     assert vector.action_space.shape == (3, 4)
 
 
-@pytest.mark.parametrize(
-    "kind", ["shared", *(pytest.param(kind, marks=[] if kind == "box" else pytest.mark.slow) for kind in KINDS)]
-)
+@pytest.mark.parametrize("kind", ["shared", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS)])
 def test_checkers_of_gymnasium_and_sb3_pass(kind: str) -> None:
     full = cell_settings() | {"bad_actions": "clip", "allocation": "equal" if kind == "shared" else "chosen"}
     assert_checkers_pass(CELL_ID, {"actions": kind}, {"actions": kind, **full})

@@ -217,7 +217,6 @@ FEW_BAD = {
     "policy=[optimal,foo]",
     "problem.sweep.limits=[a]",
     "problem.limits.latency_s=.nan",
-    "problem.limits.latency_s=0.01",
     "==",
     "--foo",
 }

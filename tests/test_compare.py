@@ -84,7 +84,7 @@ def test_without_pipelining_the_bound_is_that_of_long_run_limits() -> None:
     assert found.prices == pytest.approx(exact.prices, rel=0.05, abs=0.05)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=settings().max_examples // 4, deadline=None)
 @given(seed=st.integers(0, 1000), latency_s=st.floats(0.09, 0.2))
 def test_with_pipelining_the_bound_is_the_best_mixture_of_all_plans(seed: int, latency_s: float) -> None:
     params = params_of(latency_s)
@@ -181,8 +181,8 @@ def test_a_comparison_keeps_finished_runs_and_draws_its_figure(tmp_path: Path, m
     ("overrides", "text"),
     [
         (["algorithms=[dqn]"], "algorithms = ['dqn']; expected some of cvpo"),
-        (["algorithms=[]"], "algorithms = []; expected some of"),
-        (["seeds=0"], "num_seeds is 0; expected a whole number from 1"),
+        pytest.param(["algorithms=[]"], "algorithms = []; expected some of", marks=pytest.mark.slow),
+        pytest.param(["seeds=0"], "num_seeds is 0; expected a whole number from 1", marks=pytest.mark.slow),
     ],
 )
 def test_wrong_input_is_refused_in_one_line(

@@ -49,7 +49,9 @@ def test_frames_of_requests_show_the_past() -> None:
     assert RequestVectorEnv(1, params=env.params).render() is None
 
 
-@pytest.mark.parametrize("num_devices", [1, 8, 20])
+@pytest.mark.parametrize(
+    "num_devices", [pytest.param(1, marks=pytest.mark.slow), 8, pytest.param(20, marks=pytest.mark.slow)]
+)
 def test_frames_of_cells_show_the_past(num_devices: int) -> None:
     env = make_cell(2, **cell_settings(num_devices), render_mode="rgb_array")
     env.reset(seed=0)

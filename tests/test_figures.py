@@ -122,6 +122,7 @@ def trial(folder: Path, number: int, kind: str) -> None:
     Store(folder=folder).write(run, frame, status=RunStatus.DONE, message="", call_s=0.0)
 
 
+@pytest.mark.slow
 def test_the_trials_of_a_search_are_points_of_one_curve(tmp_path: Path) -> None:
     for number in range(16):
         trial(tmp_path / "results", number, "ab"[number % 2])
@@ -142,6 +143,7 @@ def test_settings_whose_curves_look_the_same_share_a_panel(tmp_path: Path) -> No
     assert title_of_all(list(near.settings.values())) == "Mean SNR 0 to 20 dB"
 
 
+@pytest.mark.slow
 def test_a_quantity_that_was_measured_of_one_policy_alone_has_no_panel(tmp_path: Path) -> None:
     found = means(dataset(tmp_path))
     points = found.points.assign(quality=found.points["quality"].where(found.points["policy"] == "edge_only"))

@@ -14,7 +14,8 @@ from megopt.errors import ConfigError, ProblemError
 from megopt.reproductions import his, his_figure
 from megopt.schemes.shared_steps_quality import published_curves
 from megopt.solvers import grouping
-from megopt.solvers.grouping import SharingProblem, best_plan, bound, cluster, quality_table, score, solve_exactly
+from megopt.solvers.grouping import best_plan, bound, cluster, solve_exactly
+from megopt.solvers.grouping_model import SharingProblem, quality_table, score
 from megopt.solvers.grouping_presets import (
     DEVICE_CLOCK_RANGE_HZ,
     LATENT_BITS,
@@ -182,6 +183,12 @@ def test_panels_draw_from_the_tables_alone(reproduction: his.HisResult) -> None:
     shares = his_figure.plot_share_panel(reproduction.comparison)
     heights = [bar.get_height() for bar in shares.patches]
     np.testing.assert_allclose(heights, reproduction.comparison["computed"][1:])
+    shares.figure.canvas.draw()
+    (line,) = (one for one in shares.lines if len(set(one.get_ydata())) == 1)
+    height = shares.transData.transform((0.0, line.get_ydata()[0]))[1]
+    for label in shares.texts:  # no line runs through a label
+        box = label.get_window_extent()
+        assert not box.y0 <= height <= box.y1
 
 
 def test_a_users_reward_without_sharing_is_scale_free() -> None:

@@ -51,7 +51,8 @@ class Bandit(gym.Env[Any, Any]):
     def __init__(self, kind: str = "box", length: int = 1, report: str = "costs") -> None:
         self.kind, self.length, self.report = kind, length, report
         self.observation_space = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
-        box = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
+        ends = (-np.inf, np.inf) if kind == "line" else (0.0, 1.0)
+        box = gym.spaces.Box(*ends, (2,), np.float32)
         self.action_space: gym.Space[Any] = gym.spaces.Discrete(3) if kind == "arms" else box
         self.reward_offset = 0.0
 
@@ -231,6 +232,7 @@ def test_an_environment_without_costs_or_with_a_nan_reward_ends_in_one_line(algo
         (lambda: tiny(PPOLag, limits=[]), r"limits = \[\]; expected one finite number per cost"),
         (lambda: tiny(TD3Lag, n_steps=3), r"TD3Lag: .* n_steps .*; expected .* one-step returns"),
         (lambda: tiny(DDPGLag, policy_delay=3), r"DDPGLag: policy_delay; expected no keyword of TD3's own"),
+        (lambda: tiny(PPOLag, Bandit("line")), r"PPOLag: action space is Box.*; expected a bounded Box"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(build: Callable[[], Any], message: str) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.conditioning import Conditioning, encode
-from megopt.diffusion.layers import Body, Crossing, LayerSplit, denoiser_crc, layer_names, model_input, step_with
+from megopt.diffusion.layer_pieces import Body, Crossing, denoiser_crc, layer_names
+from megopt.diffusion.layers import LayerSplit, model_input, step_with
 from megopt.diffusion.sampling import advance, start
 from megopt.errors import ConfigError, PipelineError
 
@@ -20,7 +21,11 @@ from megopt.errors import ConfigError, PipelineError
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 NAMES = ("conv_in", "down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1", "conv_out")
-CUTS = list(combinations_with_replacement(NAMES, 2))
+CUTS = [
+    pytest.param(*cut, marks=[] if number % 5 == 0 else pytest.mark.slow)
+    for number, cut in enumerate(combinations_with_replacement(NAMES, 2))
+]
+"""Every body; where slow tests are left out, six from the whole network to its last layer alone."""
 NUM_STEPS = 3
 LATENT = (4, 8, 8)
 

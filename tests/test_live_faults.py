@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -93,7 +94,7 @@ def test_a_damaged_answer_is_asked_for_again_and_computed_once(pipelines: tuple[
     with served_in_thread(service) as port:
         found = made(device, port, transport=Damaging(DAMAGES[name], 2))
         assert service.metrics.ended() == {"done": 1}
-    assert len(found.notes) == 2
+    assert len(found.notes) == 1  # both times the same, and told once
     assert np.array_equal(found.image, reference(pipelines, 2))
 
 
@@ -170,6 +171,28 @@ def test_an_edge_that_stalls_is_given_up_before_the_deadline(pipelines: tuple[An
     assert "the deadline is near and the edge has not answered" in found.notes
     assert np.array_equal(found.image, reference(pipelines, 0))
     assert deadline_s - 0.6 < found.measured.latency_s[0] < deadline_s + 1.0
+
+
+def test_a_refusal_is_told_once_and_a_wrong_token_is_not_tried_again(pipelines: tuple[Any, Any]) -> None:
+    """An edge that answers every request with one status: what the device notes, and how often it asks."""
+
+    class Refusing(httpx.AsyncHTTPTransport):
+        status, num_asked = 400, 0
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.method != "POST":
+                return await super().handle_async_request(request)
+            self.num_asked += 1
+            return httpx.Response(self.status, json={"error": "no"}, request=request)
+
+    with served_in_thread(EdgeService(pipelines[0], "tiny")) as port:
+        for status, num_asked in ((400, 3), (500, 3), (401, 1), (409, 1)):
+            transport = Refusing()
+            transport.status = status
+            found = made(device_of(pipelines, Always(STEP_SPLIT), backoff_s=0.01), port, transport=transport)
+            assert found.notes == (f"edge: it answers {status}: no", "finished alone from step 0")
+            assert transport.num_asked == num_asked
+            assert np.array_equal(found.image, reference(pipelines, 0))
 
 
 def test_a_full_edge_is_not_waited_for(pipelines: tuple[Any, Any]) -> None:

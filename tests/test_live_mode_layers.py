@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from megopt.diffusion import codec
 from megopt.diffusion.conditioning import encode_run
-from megopt.diffusion.layers import Body, LayerSplit, denoiser_crc
+from megopt.diffusion.layer_pieces import Body, denoiser_crc
+from megopt.diffusion.layers import LayerSplit
 from megopt.diffusion.sampling import decode
 from megopt.errors import PayloadError
 from megopt.live import runs

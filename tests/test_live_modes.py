@@ -16,7 +16,8 @@ import torch
 from megopt.diffusion import codec
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.conditioning import encode_run
-from megopt.diffusion.layers import Body, LayerSplit, step_with
+from megopt.diffusion.layer_pieces import Body
+from megopt.diffusion.layers import LayerSplit, step_with
 from megopt.diffusion.region_completion import complete, make_region
 from megopt.diffusion.sampling import advance, decode
 from megopt.errors import ConfigError, PayloadError, PipelineError

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from megopt.errors import ConfigError
+from megopt.metering.compute_row import compute_row
 from megopt.metering.energy import PowerModelMeter
-from megopt.metering.measure import Measurement, compute_row, measure
+from megopt.metering.measure import Measurement, measure
 from megopt.metering.nvml_meter import NvmlMeter
 from megopt.metering.replay_meter import ReplayMeter
 from megopt.tables import schema

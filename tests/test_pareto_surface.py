@@ -184,9 +184,10 @@ def test_convex_hypervolume_by_hand() -> None:
 def reached(surface_problem: Problem, table: ActionTable, link: LinkState, rows: FloatArray) -> FloatArray:
     """Means of one choice of rows as the surface counts them."""
     from megopt.solvers.average_limits_recovery import Choice
+    from megopt.solvers.average_limits_solution import scored
 
     weights = np.full(len(rows), 1.0 / len(rows))
-    value, costs = average_limits.scored(table, link, surface_problem, weights, Choice(rows=rows, splits=()))
+    value, costs = scored(table, link, surface_problem, weights, Choice(rows=rows, splits=()))
     return np.append(value, costs)
 
 

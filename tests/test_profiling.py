@@ -15,8 +15,10 @@ from megopt.diffusion import codec
 from megopt.diffusion.evaluation import Sampling
 from megopt.diffusion.sampling import advance, decode, start
 from megopt.errors import ConfigError, PipelineError
-from megopt.metering.profiling import ProfileRequest, SideRequest, measure_profile
-from megopt.metering.quality_grid import Cell, Generator, Grid, Handover, Models, handed_over
+from megopt.metering.profile_request import ProfileRequest, SideRequest
+from megopt.metering.profiling import measure_profile
+from megopt.metering.quality_generator import Generator, Models, handed_over
+from megopt.metering.quality_grid import Cell, Grid, Handover
 from megopt.tables.profile import load_profile
 
 CAPTIONS = ("a red cube on grass", "a blue cat", "a red cat on a cube")

@@ -122,6 +122,7 @@ def test_split_at_every_step_is_the_unsplit_run(
         assert torch.equal(advance(receiver, received, NUM_STEPS).latent, whole.latent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "sampler"), CASES)
 def test_one_step_at_a_time_is_the_unsplit_run(pipelines: dict[str, Any], name: str, sampler: str) -> None:
     # 15 steps and more switch off the first-order end of DPM-Solver++

@@ -18,10 +18,11 @@ from omegaconf import OmegaConf
 
 from megopt.analysis.records import RECORD
 from megopt.errors import ConfigError, NotOfferedError, ProblemError
+from megopt.sweeps.axes import axes_of, require_apart
 from megopt.sweeps.chosen_knobs import CHOSEN
 from megopt.sweeps.clusters import Submitit
 from megopt.sweeps.execution import execute
-from megopt.sweeps.grid import axes_of, require_apart, runs_of
+from megopt.sweeps.grid import runs_of
 from megopt.sweeps.launchers import Joblib, Local, for_workers, require_engine
 from megopt.sweeps.run import Run, RunStatus, function_at, json_text
 from megopt.sweeps.store import Store, require_sweep_name

@@ -16,8 +16,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from megopt.application import run_verb
+from megopt.cli import main
 from megopt.configuration import group_choices
-from megopt.sweeps.grid import Axis, axes_of, runs_of
+from megopt.sweeps.axes import Axis, axes_of
+from megopt.sweeps.grid import runs_of
 from megopt.sweeps.query import open_results
 from tests import fake_slurm
 
@@ -65,6 +67,12 @@ BAD_INPUT = [
     ("launcher=rya", "Could not find 'launcher/rya'"),
     ("launcher.num_worker=2", "no key 'launcher.num_worker'; did you mean launcher.num_workers?"),
     ("launcher.num_workers=0", "num_workers is 0; expected a whole number from 1"),
+    ("launcher=ray launcher.num_cpus=-1", "launcher ray: num_cpus is -1; expected 0 to 1e+06"),
+    ("launcher=ray launcher.max_retries=-2", "launcher ray: max_retries is -2; expected a whole number from 0"),
+    ("launcher=dask launcher.timeout_s=0", "launcher dask: timeout_s is 0; expected 0.1 to 1e+06"),
+    ("launcher=slurm launcher.timeout_min=0", "launcher submitit: timeout_min is 0; expected a whole number from 1"),
+    ("launcher=slurm launcher.mem_gb=no", "launcher submitit: mem_gb is 'no'; expected a number"),
+    ("launcher=submitit_local launcher.cluster=pbs", "launcher.cluster = 'pbs'; expected one of slurm, local"),
     ("name=a/b", "name = 'a/b'; expected letters"),
     ("redo=maybe", "redo = 'maybe'; expected true or false"),
     ("channel.snr_db=3", "channel.snr_db is set and is an axis of the sweep as well"),
@@ -83,11 +91,25 @@ def test_bad_input_gets_one_line(
     override: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run_verb("sweep", [*SMALL, override]) == 2
+    assert run_verb("sweep", [*SMALL, *override.split()]) == 2
     error = capfd.readouterr().err
     assert error.count("\n") == 1, error
     assert message in error
     assert not (tmp_path / "outputs" / "results").exists()
+
+
+@pytest.mark.parametrize(("verb", "goes_on"), [("sweep", True), ("search", True), ("info", False)])
+def test_an_interruption_at_any_moment_is_one_line(
+    verb: str, goes_on: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("megopt.application.run_verb", interrupted)
+    assert main([verb]) == 130
+    error = capfd.readouterr().err
+    assert error.startswith("megopt: error: interrupted")
+    assert ("the same command goes on from there" in error) is goes_on
 
 
 PRESETS = {

@@ -77,8 +77,10 @@ def interrupted_at(point: int, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     "algorithm",
     [
         "cvpo",
-        "ppo_lag",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("sac_lag", "td3_lag", "ddpg_lag", "ppo", "sac")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("ppo_lag", "sac_lag", "td3_lag", "ddpg_lag", "ppo", "sac")
+        ),
     ],
 )
 def test_a_run_stopped_by_an_interrupt_and_gone_on_with_equals_the_unbroken_one(
@@ -182,8 +184,8 @@ def test_the_verb_writes_its_files_and_answers_json(tmp_path: Path, capfd: pytes
     ("overrides", "text"),
     [
         (["algorithm=[cvpo,ppo]"], "train: 2 algorithms; expected one"),
-        (["num_steps=0"], "num_steps is 0; expected a whole number from 1"),
-        (["algorithm.cvpo.settings.gamma=2"], "gamma is 2"),
+        pytest.param(["num_steps=0"], "num_steps is 0; expected a whole number from 1", marks=pytest.mark.slow),
+        pytest.param(["algorithm.cvpo.settings.gamma=2"], "gamma is 2", marks=pytest.mark.slow),
         (["+algorithm.cvpo.settings.speed=2"], "unexpected keyword argument 'speed'"),
         (["algorithm.cvpo.algorithm=dqn"], "algorithm 'dqn': expected one of cvpo, ppo_lag"),
     ],

@@ -7,7 +7,8 @@ import numpy as np
 from megopt.diffusion.evaluation import Sampling
 from megopt.diffusion.hybrid_super_resolution import HybridUpscaler, Tiling
 from megopt.diffusion.super_resolution import BicubicUpscaler
-from megopt.metering.quality_grid import Cell, Generator, Handover, Models, row_knobs
+from megopt.metering.quality_generator import Generator, Models
+from megopt.metering.quality_grid import Cell, Handover, row_knobs
 from megopt.tables.schema import COMPONENTS, UPSCALED_ROWS, UPSCALERS
 
 CAPTIONS = ("a red cube on grass", "a blue cat")

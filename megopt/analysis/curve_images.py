@@ -15,7 +15,8 @@ from megopt.tables.profile import Profile
 
 if TYPE_CHECKING:
     from megopt.diffusion.rendering import Images
-    from megopt.metering.quality_grid import Cell, Generator, Handover
+    from megopt.metering.quality_generator import Generator
+    from megopt.metering.quality_grid import Cell, Handover
 
 NUM_ROWS, NUM_CAPTIONS = 7, 8
 SEED = 3000
@@ -73,7 +74,7 @@ def _generator(profile: Profile, captions: tuple[str, ...]) -> Generator:
     from megopt.diffusion.bundled import load_upscaler
     from megopt.diffusion.evaluation import Sampling
     from megopt.diffusion.pipelines import load
-    from megopt.metering.quality_grid import Generator, Models
+    from megopt.metering.quality_generator import Generator, Models
 
     models = Models(
         edge=load("bundled/edge"),

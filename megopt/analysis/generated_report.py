@@ -94,6 +94,7 @@ def generated_report(found: Generated, table: ActionTable, path: Path) -> Report
         ],
         lines=[
             f"chosen: {name}",
+            f"done at the edge: {found.edge_steps} of {found.decision.num_steps} steps",
             *([f"the shadow would have chosen: {shadow}"] if shadow else []),
             *(f"note: {note}" for note in found.notes),
             f"wrote {shown_path(path)}",

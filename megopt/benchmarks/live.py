@@ -30,7 +30,7 @@ from megopt.live.messages import Decision, Request
 from megopt.live.observation import KnownLink
 from megopt.live.parity_processes import edge_process
 from megopt.live.trace import RateTrace
-from megopt.metering.profiling import SideRequest
+from megopt.metering.profile_request import SideRequest
 from megopt.policies.base import Observation
 from megopt.ranges import require_whole
 from megopt.schemes.action_table import ActionTable

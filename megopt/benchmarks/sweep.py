@@ -21,10 +21,11 @@ from typing import Any
 
 from megopt.analysis.records import write_records
 from megopt.sweeps.aggregates import Aggregate
+from megopt.sweeps.axes import axes_of
 from megopt.sweeps.execution import execute
 from megopt.sweeps.figure_data import means_of
 from megopt.sweeps.figure_lines import save_lines
-from megopt.sweeps.grid import axes_of, runs_of
+from megopt.sweeps.grid import runs_of
 from megopt.sweeps.launchers import Kept, Local
 from megopt.sweeps.query import open_results
 from megopt.sweeps.run import Run, RunStatus, function_at

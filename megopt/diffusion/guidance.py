@@ -5,8 +5,8 @@
 
 with standard deviations over channels and places of each image. A large scale spreads the output, and images come
 out too crisp; rescale 1 gives it the spread of the output for the prompt.
-Source: J. Ho, T. Salimans, Classifier-free diffusion guidance, 2022; S. Lin et al., Common diffusion noise schedules and
-sample steps are flawed, WACV 2024, section 3.4 (rescale; as in diffusers' `guidance_rescale`).
+Source: J. Ho, T. Salimans, Classifier-free diffusion guidance, 2022; S. Lin et al., Common diffusion noise schedules
+and sample steps are flawed, WACV 2024, section 3.4 (rescale; as in diffusers' `guidance_rescale`).
 """
 
 from __future__ import annotations

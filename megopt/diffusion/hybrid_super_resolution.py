@@ -6,18 +6,15 @@ patches -> foreground: one upscaler, background: another -> blended with windows
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
 from megopt.diffusion.rendering import Images
-from megopt.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 from megopt.diffusion.super_resolution import Upscaler, check_images
+from megopt.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,17 +6,12 @@ component per leading row, (3, num_points), because that is the fast layout.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from megopt.arrays import IntArray
 from megopt.diffusion.captions import FLOORS, MATERIALS, SHAPES
 from megopt.diffusion.scene_arrays import Objects, Surroundings
 from megopt.diffusion.solids import SOLIDS, Float32Array
-
-if TYPE_CHECKING:
-    pass
 
 WALL_Z = 5.5
 """Where the wall stands."""

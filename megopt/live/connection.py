@@ -34,6 +34,10 @@ class BusyError(LinkError):
         self.retry_after_s = retry_after_s
 
 
+class RefusedByEdgeError(LinkError):
+    """Raised when the edge will not do what was asked, however often: no token, another content, unknown."""
+
+
 class Connection:
     """One session with an edge; all its calls go over connections that are kept.
 
@@ -76,7 +80,7 @@ class Connection:
         """
         async with _lost_link(timeout_s):
             answer = await self._client.get("/v1/capabilities")
-        _check_status(answer)
+        check_status(answer)
         try:
             return Capabilities.of_plain(answer.json())
         except ValueError as error:
@@ -92,7 +96,7 @@ class Connection:
         begun_s = time.monotonic()
         async with _lost_link(timeout_s):
             answer = await self._client.get("/v1/probe", params={"num_bytes": num_bytes})
-        _check_status(answer)
+        check_status(answer)
         return time.monotonic() - begun_s
 
     async def frames(self, request: Request) -> AsyncGenerator[Frame, None]:
@@ -101,7 +105,8 @@ class Connection:
         Sending the same request again is safe: the edge knows it by its id, and computes it once.
 
         Raises:
-            BusyError: if the edge does not take it.
+            BusyError: if the edge does not take it now.
+            RefusedByEdgeError: if it never will.
             LinkError: if the link is lost, or the answer ends within a frame.
             PayloadError: for a damaged frame.
         """
@@ -110,7 +115,7 @@ class Connection:
         async with _lost_link(None), self._client.stream("POST", "/v1/requests", content=content) as answer:
             if answer.status_code != httpx.codes.OK:
                 await answer.aread()
-                _check_status(answer)
+                check_status(answer)
             async for chunk in answer.aiter_raw():
                 for frame in reader.feed(chunk):
                     yield frame
@@ -145,8 +150,15 @@ async def _lost_link(timeout_s: float | None) -> AsyncIterator[None]:
         raise LinkError(message) from error
 
 
-def _check_status(answer: httpx.Response) -> None:
-    if answer.status_code == httpx.codes.OK:
+def check_status(answer: httpx.Response) -> None:
+    """Raise unless the edge has done what was asked.
+
+    Raises:
+        BusyError: if it may do it later.
+        RefusedByEdgeError: if it never will.
+        LinkError: if it failed, or heard something damaged (400).
+    """
+    if answer.is_success:
         return
     try:
         content = answer.json()
@@ -157,4 +169,5 @@ def _check_status(answer: httpx.Response) -> None:
     is_number = isinstance(after, int | float) and not isinstance(after, bool)
     if answer.status_code in (429, 503):
         raise BusyError(message, float(after) if is_number else None)
-    raise LinkError(message)
+    is_final = answer.is_client_error and answer.status_code != httpx.codes.BAD_REQUEST
+    raise (RefusedByEdgeError if is_final else LinkError)(message)

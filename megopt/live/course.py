@@ -139,6 +139,11 @@ class Course:
     notes: list[str] = field(default_factory=list)
     timeline: list[tuple[str, float]] = field(default_factory=list)
 
+    def note(self, text: str) -> None:
+        """Write down what did not go as decided; once, however often it happens."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def stamp(self, stage: str, begun_s: float) -> float:
         """Note how long a stage took, and return it [s]."""
         took_s = time.monotonic() - begun_s

@@ -25,7 +25,7 @@ from megopt.errors import ConfigError, MegoptError, PayloadError
 from megopt.live import runs
 from megopt.live.admission import OwnTimes
 from megopt.live.calibration import Calibration
-from megopt.live.connection import BusyError, Connection, LinkError
+from megopt.live.connection import BusyError, Connection, LinkError, RefusedByEdgeError
 from megopt.live.course import Course, Decided, Generated, Prompt
 from megopt.live.decisions import decision_of, device_only_row, row_of
 from megopt.live.device_settings import DeviceSettings
@@ -236,8 +236,11 @@ class Device:
             except BusyError as error:
                 course.notes.append(str(error))
                 return
-            except (LinkError, PayloadError) as error:
+            except RefusedByEdgeError as error:
                 course.notes.append(str(error))
+                break
+            except (LinkError, PayloadError) as error:
+                course.note(str(error))
                 wait_s = self.settings.backoff_s * 2**attempt
                 if time.monotonic() + wait_s >= self._give_up_s(course):
                     break

@@ -15,7 +15,7 @@ from megopt.live.runs import set_threads
 from megopt.metering.energy import Meter
 
 if TYPE_CHECKING:
-    from megopt.metering.profiling import SideRequest
+    from megopt.metering.profile_request import SideRequest
     from megopt.schemes.action_table import ActionTable
 
 

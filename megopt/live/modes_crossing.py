@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from megopt.diffusion.codec import Latent
-from megopt.diffusion.layers import Crossing, Shape
+from megopt.diffusion.layer_pieces import Crossing, Shape
 from megopt.errors import PayloadError
 from megopt.live.handover import received_share, share_part
 from megopt.live.messages import Decision

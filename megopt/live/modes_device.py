@@ -18,10 +18,11 @@ import torch
 
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.conditioning import Conditioning, encode_run
-from megopt.diffusion.layers import Body, Crossing, LayerSplit, denoiser_crc, step_with
+from megopt.diffusion.layer_pieces import Body, Crossing, denoiser_crc
+from megopt.diffusion.layers import LayerSplit, step_with
 from megopt.diffusion.pipelines import LatentSpace, latent_space
 from megopt.errors import ConfigError, MegoptError, PayloadError
-from megopt.live.connection import Connection, LinkError
+from megopt.live.connection import Connection, LinkError, RefusedByEdgeError, check_status
 from megopt.live.course import Course, Prompt, StepBytes
 from megopt.live.device import Device
 from megopt.live.local_models import LocalModels
@@ -68,9 +69,7 @@ class LayerConnection(Connection):
         except (httpx.HTTPError, TimeoutError) as error:
             message = f"link: {type(error).__name__} {error}; no answer to {method} {path[:10]} within {timeout_s:g} s"
             raise LinkError(message) from error
-        if not answer.is_success:
-            message = f"edge: it answers {answer.status_code}: {answer.text[:300]}"
-            raise LinkError(message)
+        check_status(answer)
         return answer.content
 
 
@@ -130,7 +129,8 @@ class SharingDevice(Device):
         try:
             await self._through_layers(request, connection, course)
         except MegoptError as error:  # of the link, or of numbers that do not fit into the decision's bits
-            course.notes += [str(error), f"finished alone from step {course.run.step}"]
+            course.note(str(error))
+            course.note(f"finished alone from step {course.run.step}")
         took_s = course.stamp("edge and link", begun_s)
         course.link_s = max(0.0, took_s - course.edge_s - course.device_s)
         parts = {"edge": course.edge_s, "device": course.device_s, "link": course.link_s}
@@ -181,11 +181,13 @@ class SharingDevice(Device):
         for attempt in range(self.settings.num_retries + 1):
             try:
                 return await connection.layer_step(request_id, step, sent, self._left_s(course))
+            except RefusedByEdgeError:
+                raise
             except LinkError as error:
                 wait_s = self.settings.backoff_s * 2**attempt
                 if attempt == self.settings.num_retries or wait_s >= self._left_s(course):
                     raise
-                course.notes.append(str(error))
+                course.note(str(error))
                 await asyncio.sleep(wait_s)
         raise AssertionError
 

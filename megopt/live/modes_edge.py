@@ -18,7 +18,8 @@ import torch
 
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.conditioning import encode_run
-from megopt.diffusion.layers import Body, LayerSplit, layer_names, step_with
+from megopt.diffusion.layer_pieces import Body, layer_names
+from megopt.diffusion.layers import LayerSplit, step_with
 from megopt.diffusion.pipelines import Pipeline, latent_space
 from megopt.diffusion.region_completion import cropped
 from megopt.diffusion.regions import Region

@@ -23,7 +23,8 @@ from fastapi.responses import JSONResponse
 
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.conditioning import Conditioning, encode_run
-from megopt.diffusion.layers import Body, LayerSplit, Shape, denoiser_crc
+from megopt.diffusion.layer_pieces import Body, Shape, denoiser_crc
+from megopt.diffusion.layers import LayerSplit
 from megopt.diffusion.pipelines import Pipeline
 from megopt.errors import MegoptError, PayloadError
 from megopt.live import runs

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from megopt.diffusion.layers import FIRST, LAST
+from megopt.diffusion.layer_pieces import FIRST, LAST
 from megopt.live.records import refuse
 
 SHARING_MODES = ("region_split", "shared_steps", "layer_split")
@@ -100,9 +100,9 @@ class LayerShare:
     """Layer split: the edge runs these layers of the denoiser, the device those before and after.
 
     Attributes:
-        first: first layer of the edge, a name of `megopt.diffusion.layers.layer_names`.
+        first: first layer of the edge, a name of `megopt.diffusion.layer_pieces.layer_names`.
         last: last layer of the edge.
-        model_crc: `megopt.diffusion.layers.denoiser_crc` of the device's denoiser; 0 where the edge runs all layers.
+        model_crc: `layer_pieces.denoiser_crc` of the device's denoiser; 0 where the edge runs all layers.
     """
 
     first: str = FIRST

@@ -14,8 +14,8 @@ from megopt.files import write_atomically
 from megopt.live.local_models import LocalModels
 from megopt.metering.compute_table import measure_compute
 from megopt.metering.image_codecs import measure_image_codecs
-from megopt.metering.profiling import SideRequest
-from megopt.metering.quality_grid import Upscalers
+from megopt.metering.profile_request import SideRequest
+from megopt.metering.quality_generator import Upscalers
 from megopt.tables.checks import read_table
 from megopt.tables.profile import Profile, load_profile
 from megopt.tables.schema import COMPUTE, PAYLOAD

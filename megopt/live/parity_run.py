@@ -16,7 +16,7 @@ from megopt.live.modes_device import SharingDevice
 from megopt.live.modes_rows import SharingTerms
 from megopt.live.parity import Cell, ReplayedLink, Served, serve
 from megopt.live.parity_processes import edge_process
-from megopt.metering.profiling import SideRequest
+from megopt.metering.profile_request import SideRequest
 from megopt.policies.base import Policy
 from megopt.schemes.action_table import ActionTable
 

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from megopt.diffusion.layers import FIRST, LAST, Body
+from megopt.diffusion.layer_pieces import FIRST, LAST, Body
 from megopt.errors import ConfigError
 from megopt.live.messages import Decision
 from megopt.live.modes_rows import region_share

@@ -26,10 +26,11 @@ from megopt.diffusion.evaluation import Sampling, truth
 from megopt.diffusion.pipelines import Pipeline
 from megopt.diffusion.rendering import Images
 from megopt.diffusion.sampling import advance, decode, start
+from megopt.metering.compute_row import compute_row
 from megopt.metering.energy import Meter
 from megopt.metering.flops import count_flops
-from megopt.metering.measure import Measurement, compute_row, measure
-from megopt.metering.quality_grid import Upscalers
+from megopt.metering.measure import Measurement, measure
+from megopt.metering.quality_generator import Upscalers
 from megopt.ranges import require_whole, require_whole_list
 from megopt.tables.schema import UPSCALERS
 

@@ -2,104 +2,29 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import platform
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from megopt.diffusion import bundled
-from megopt.diffusion.evaluation import Sampling, generated, truth
+from megopt.diffusion.evaluation import generated, truth
 from megopt.diffusion.pipelines import Pipeline, latent_space, load, weights_digest
 from megopt.diffusion.rendering import Images
-from megopt.errors import ConfigError, PipelineError
+from megopt.errors import PipelineError
 from megopt.files import write_atomically
-from megopt.metering.compute_table import Side, measure_compute
+from megopt.metering.compute_table import measure_compute
 from megopt.metering.image_codecs import measure_image_codecs
-from megopt.metering.meters import ChosenMeter, best_meter
-from megopt.metering.quality_grid import Grid, Models, Upscalers
+from megopt.metering.quality_generator import Models, Upscalers
 from megopt.metering.quality_table import Task, measure_quality
 from megopt.tables import schema
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SOURCE = "megopt_profile"
-"""Key of the one source of a measured profile."""
+from megopt.metering.profile_provenance import SOURCE, provenance_of, sample_size
+from megopt.metering.profile_request import ProfileRequest
+
 _PAYLOAD_IMAGES = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SideRequest:
-    """One side of a profile.
-
-    Attributes:
-        model: as `pipelines.load` takes it.
-        torch_device: "cpu", "cuda", ...
-        dtype: one of `pipelines.DTYPES`.
-        num_threads: threads of a CPU side.
-        power_w: stated power while computing [W], where no counter can be read; None for none.
-        batch_sizes: images computed together.
-    """
-
-    model: str
-    torch_device: str = "cpu"
-    dtype: str = "float32"
-    num_threads: int = 1
-    power_w: float | None = None
-    batch_sizes: tuple[int, ...] = (1,)
-
-    def meter(self) -> ChosenMeter:
-        """Return the meter of this side."""
-        return best_meter(self.torch_device, power_w=self.power_w)
-
-    def hardware(self) -> str:
-        """Return what computes, in words."""
-        if self.torch_device.startswith("cuda"):
-            import torch
-
-            return torch.cuda.get_device_name(self.torch_device)
-        return f"{_cpu_name()}, {self.num_threads} thread{'s' * (self.num_threads > 1)}"
-
-    def side(self, name: str, pipeline: Pipeline, upscalers: Upscalers) -> Side:
-        """Return what `measure_compute` times: this side's hardware with its loaded `pipeline`."""
-        return Side(
-            name=name,
-            model=self.model,
-            pipeline=pipeline,
-            meter=self.meter().meter,
-            num_threads=self.num_threads,
-            batch_sizes=self.batch_sizes,
-            upscalers=upscalers,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProfileRequest:
-    """What to profile.
-
-    Attributes:
-        edge: the edge.
-        device: the device.
-        grid: of quality.csv; None to measure no quality.
-        sampling: how images are sampled.
-        resolution_px: side of the target [px]; None for the edge model's own.
-        scene_seed: of the captions, none of which training has seen.
-        budget_s: most seconds per row of compute.csv, after ten calls.
-        command: what the user typed.
-    """
-
-    edge: SideRequest
-    device: SideRequest
-    grid: Grid | None
-    sampling: Sampling
-    resolution_px: int | None = None
-    scene_seed: int = 2000
-    budget_s: float = 4.0
-    command: str = ""
 
 
 def measure_profile(request: ProfileRequest, folder: Path, target: Path) -> Path:
@@ -115,7 +40,7 @@ def measure_profile(request: ProfileRequest, folder: Path, target: Path) -> Path
         PipelineError: if a model cannot be loaded, or the two are not of one latent space.
     """
     edge, device = _loaded(request)
-    resolution_px = request.resolution_px or int(edge.vae_scale_factor) * _sample_size(edge)
+    resolution_px = request.resolution_px or int(edge.vae_scale_factor) * sample_size(edge)
     scales = request.grid.sr_scales if request.grid is not None else (1,)
     upscalers = _upscalers(scales)
     import pandas as pd
@@ -141,7 +66,7 @@ def measure_profile(request: ProfileRequest, folder: Path, target: Path) -> Path
     tables = {"compute.csv": compute, "quality.csv": quality, "payload.csv": payload}
     for name, table in tables.items():
         _write_csv(target / name, table)
-    text = json.dumps(_provenance(request, edge, target.name, resolution_px), indent=2) + "\n"
+    text = json.dumps(provenance_of(request, edge, target.name, resolution_px), indent=2) + "\n"
     return write_atomically(target / "provenance.json", lambda path: path.write_text(text, encoding="utf-8")).parent
 
 
@@ -206,72 +131,6 @@ def _example_images(edge: Pipeline, request: ProfileRequest) -> list[Images]:
     captions = truth(_PAYLOAD_IMAGES, seed=request.scene_seed, split="unseen").captions
     num_steps = max(request.grid.num_steps) if request.grid is not None else 2
     return list(generated(edge, captions, num_steps, request.sampling))
-
-
-def _provenance(request: ProfileRequest, edge: Pipeline, name: str, resolution_px: int) -> dict[str, Any]:
-    space = latent_space(edge)
-    side = resolution_px // space.scale_factor
-    sides = {"edge": request.edge, "device": request.device}
-    grid = request.grid
-    quality = "" if grid is None else f"; quality over {grid.num_images} captions that training has not seen"
-    return {
-        "title": f"{request.edge.model} finished by {request.device.model}, measured",
-        **{key: value.hardware() for key, value in sides.items()},
-        "model": f"{request.edge.model} and {request.device.model} at {resolution_px} px, {request.sampling.sampler}, "
-        f"guidance {request.sampling.guidance_scale:g}, rescaled by {request.sampling.guidance_rescale:g}",
-        "created": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "command": request.command,
-        "latent_shape": [space.channels, side, side],
-        "resolution_px": resolution_px,
-        "energy": "energy_j",
-        "image_payload": name,
-        "sources": {
-            SOURCE: {
-                "title": "megopt profile",
-                "where": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {_versions()}",
-                "method": "median of timed calls after a warm-up, repeated until half its 95 % interval is within 3 % "
-                f"or {request.budget_s:g} s are over{quality}",
-            }
-        },
-        "parameters": {
-            f"{key}_power_w": {
-                "value": value.power_w,
-                "unit": "W",
-                "kind": "modelled",
-                "source": "stated parameter, not a measurement: what this side is said to draw while it computes",
-            }
-            for key, value in sides.items()
-            if value.power_w is not None
-        },
-        "caveats": [f"{key}: {value.meter().reason}." for key, value in sides.items()]
-        + ["Idle and waiting energy is counted for neither side."],
-    }
-
-
-def _versions() -> str:
-    import diffusers
-    import torch
-
-    return f"torch {torch.__version__}, diffusers {diffusers.__version__}, numpy {np.__version__}"
-
-
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
-
-
-def _sample_size(pipeline: Pipeline) -> int:
-    from megopt.diffusion.pipelines import denoiser
-
-    size = denoiser(pipeline).config["sample_size"]
-    if isinstance(size, int):
-        return size
-    if len(set(size)) > 1:
-        message = f"edge.model: its own size {tuple(size)} is no square; give resolution_px"
-        raise ConfigError(message)
-    return int(size[0])
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -25,7 +25,8 @@ from megopt.diffusion.feature_metrics import frechet_distance
 from megopt.diffusion.rendering import Images
 from megopt.errors import ConfigError
 from megopt.files import write_atomically
-from megopt.metering.quality_grid import Generator, Grid, Models, row_knobs
+from megopt.metering.quality_generator import Generator, Models
+from megopt.metering.quality_grid import Grid, row_knobs
 from megopt.tables import schema
 
 if TYPE_CHECKING:

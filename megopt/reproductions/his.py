@@ -28,7 +28,8 @@ from megopt.arrays import FloatArray, IntArray
 from megopt.reproductions.hiqm import fit_table
 from megopt.reproductions.his_figure import draw
 from megopt.schemes.shared_steps_quality import published_curves
-from megopt.solvers.grouping import SharingProblem, best_plan, bound, quality_table, score, solve_exactly
+from megopt.solvers.grouping import best_plan, bound, solve_exactly
+from megopt.solvers.grouping_model import SharingProblem, quality_table, score
 from megopt.solvers.grouping_presets import (
     DEVICE_CLOCK_RANGE_HZ,
     MAX_COMMON_STEPS,

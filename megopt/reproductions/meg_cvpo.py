@@ -77,6 +77,7 @@ def run(
     num_episodes: int = 256,
     image_codec: str = "png",
     folder: str | Path | None = None,
+    num_threads: int = 1,
     seed: int = 0,
 ) -> Report:
     """Return the report for `megopt reproduce figure=meg_cvpo`; runs that are finished are not learned again.
@@ -92,17 +93,21 @@ def run(
         num_episodes: see `Sweep`.
         image_codec: payload of conventional generation with the image sent.
         folder: where runs are kept; None for `runs` in the output folder.
+        num_threads: threads of the networks [1].
         seed: see `Sweep`.
 
     Raises:
         ConfigError: for a scenario whose channel has no transmit power or that lacks conventional rows, or no points.
     """
+    import torch
+
     if not (*powers_dbm, *limit_shares):
         message = "reproduce meg_cvpo: powers_dbm [] and limit_shares []; expected values of at least one of them"
         raise ConfigError(message)
     if "conventional" not in scenario.table.scheme:
         message = "reproduce meg_cvpo: scenario without conventional rows; expected some; add them to its schemes"
         raise ConfigError(message)
+    torch.set_num_threads(num_threads)
     sweep = Sweep(
         powers_dbm=tuple(powers_dbm),
         limit_shares=tuple(limit_shares),
@@ -123,24 +128,34 @@ def sweep_table(
 ) -> pd.DataFrame:
     """Return one row per point and way; see `_row` for the columns."""
     import pandas as pd
+    from tqdm import tqdm
 
     rows: list[dict[str, Any]] = []
-    for axis, value, place, params in points_of(scenario, sweep):
-        plans = {name: _plan(params, entry, sweep) for name, entry in algorithms.items()}
-        found = compare(
-            plans,
-            BASELINES,
-            folder / place,
-            num_seeds=sweep.num_seeds,
-            num_episodes=sweep.num_episodes,
-            test_seed=TEST_SEED,
-        )
-        if not found.is_finished:
-            message = f"reproduce meg_cvpo: stopped at {axis} {value:g}; expected all runs; the same command goes on"
-            raise ConfigError(message)
-        entries = [*found.entries, _image_sent(params, image_codec, sweep.num_episodes)]
+    judged: dict[str, tuple[Comparison, list[Entry]]] = {}
+    for axis, value, place, params in tqdm(list(points_of(scenario, sweep)), desc="points", unit="point", disable=None):
+        if place not in judged:  # the scenario itself is a point of both axes
+            judged[place] = _judged(params, algorithms, sweep, image_codec, folder / place)
+        found, entries = judged[place]
         rows += [{"axis": axis, "value": value, **_row(found, entries, entry)} for entry in entries]
     return pd.DataFrame(rows)
+
+
+def _judged(
+    params: EnvParams, algorithms: Mapping[str, Mapping[str, Any]], sweep: Sweep, image_codec: str, folder: Path
+) -> tuple[Comparison, list[Entry]]:
+    """Return all ways at one point, learned where they are not yet."""
+    found = compare(
+        {name: _plan(params, entry, sweep) for name, entry in algorithms.items()},
+        BASELINES,
+        folder,
+        num_seeds=sweep.num_seeds,
+        num_episodes=sweep.num_episodes,
+        test_seed=TEST_SEED,
+    )
+    if not found.is_finished:
+        message = f"reproduce meg_cvpo: stopped at {folder.name}; expected all runs; the same command goes on"
+        raise ConfigError(message)
+    return found, [*found.entries, _image_sent(params, image_codec, sweep.num_episodes)]
 
 
 def points_of(scenario: EnvParams, sweep: Sweep) -> Iterator[tuple[str, float, str, EnvParams]]:

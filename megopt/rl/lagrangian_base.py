@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 
+from megopt.errors import ConfigError
 from megopt.rl.costs import LimitPer
 from megopt.rl.lagrangian_duals import Duals, new_duals
 from megopt.rl.pid import PidGains
@@ -54,8 +56,12 @@ class UnderLimits(BaseAlgorithm):
             **settings: keywords of the parent algorithm.
 
         Raises:
-            ConfigError: no limits, or limits and scales that do not fit.
+            ConfigError: no limits, limits and scales that do not fit, or a box without bounds.
         """
+        space = getattr(env, "action_space", None)
+        if isinstance(space, spaces.Box) and not space.is_bounded():
+            message = f"{type(self).__name__}: action space is {space}; expected a bounded Box; wrap the environment"
+            raise ConfigError(message)
         super().__init__(policy, env, _init_setup_model=False, **settings)  # type: ignore[call-arg]  # the parent's
         if _init_setup_model:
             self.duals = new_duals(limits, limit_per, cost_scales, gains, reward_scale)

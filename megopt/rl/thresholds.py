@@ -43,7 +43,7 @@ _INTEGRAL_BOUND = 0.1
 """Largest integral, as a share of the sizes of limit and measured cost together."""
 _LEAST_FELT = 0.1
 """Share of the batches of a window that must feel a limit for its integral to move."""
-_DRIFT_SHARE = 0.3
+_DRIFT_SHARE = 0.5
 """Share of all steps that the drift looks back on, once that is more than a window."""
 
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from megopt.arrays import FloatArray
 from megopt.errors import ProblemError
-from megopt.solvers.allocation import dual_bound
+from megopt.solvers.allocation_cells import dual_bound
 from megopt.solvers.allocation_model import AllocationProblem, AllocationSolution, Objective, score
 from megopt.solvers.solution import Status
 

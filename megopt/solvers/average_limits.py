@@ -16,7 +16,6 @@ import time
 from dataclasses import replace
 
 import numpy as np
-from megopt.solvers.average_limits_solution import AverageSolution, expanded, feasible, infeasible, unserved
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
 from megopt.errors import ProblemError
@@ -25,6 +24,7 @@ from megopt.schemes.action_table import ActionTable
 from megopt.solvers.average_limits_dual import Mixture, minimise
 from megopt.solvers.average_limits_oracle import AffineOracle, Oracle
 from megopt.solvers.average_limits_recovery import Split, recover
+from megopt.solvers.average_limits_solution import AverageSolution, expanded, feasible, infeasible, none_served
 from megopt.solvers.brute_force import RowCosts
 from megopt.solvers.solution import Status
 from megopt.system.link import LinkState
@@ -53,7 +53,7 @@ def solve(
     weights = state_weights(weights, len(link.snr))
     oracle = AffineOracle(row_costs, link, weights)
     if not np.any(weights[oracle.served] > 0.0):
-        return unserved(problem, len(link.snr), start)
+        return none_served(problem, len(link.snr), start)
     most = _finite_ceilings(row_costs, oracle)
     found = minimise(oracle, most, tolerance)
     mixture = expanded(found.mixture, is_kept)

@@ -14,9 +14,9 @@ import numpy as np
 from megopt.arrays import BoolArray, FloatArray, IntArray
 from megopt.solvers.brute_force import RowCosts, tiles
 
+PAIRS_AT_ONCE = 1 << 20
+"""States x rows, or boxes x rows, whose worth is held at once."""
 _STATES_PER_BOX = 256
-
-
 _SAME_RATIO = 1e-12
 """Relative spread of u_up / u_down up to which it counts as constant."""
 
@@ -61,19 +61,19 @@ class Lines:
         return prices @ self.constant, prices @ self.down, prices @ self.up
 
 
-def group_of(lines: Lines, u: FloatArray, v: FloatArray, weights: FloatArray) -> _LineGroup | _BoxGroup:
+def group_of(lines: Lines, u: FloatArray, v: FloatArray, weights: FloatArray) -> LineGroup | BoxGroup:
     """Return a group of states with one link time where that is enough, else with two."""
     if not np.any(lines.up) or not np.any(v):
-        return _LineGroup(lines, lines.down, u, weights)
+        return LineGroup(lines, lines.down, u, weights)
     if not np.any(lines.down) or not np.any(u):
-        return _LineGroup(lines, lines.up, v, weights)
+        return LineGroup(lines, lines.up, v, weights)
     ratio = float(np.sum(v) / np.sum(u))
     if np.allclose(v, ratio * u, rtol=_SAME_RATIO, atol=0.0):
-        return _LineGroup(lines, lines.down + ratio * lines.up, u, weights)
-    return _BoxGroup(lines, u, v, weights)
+        return LineGroup(lines, lines.down + ratio * lines.up, u, weights)
+    return BoxGroup(lines, u, v, weights)
 
 
-class _LineGroup:
+class LineGroup:
     """States that differ in one link time x; `slope` is the growth of each quantity with x."""
 
     def __init__(self, lines: Lines, slope: FloatArray, x: FloatArray, weights: FloatArray) -> None:
@@ -84,12 +84,14 @@ class _LineGroup:
         self._moment = np.concatenate([[0.0], np.cumsum(weights[order] * self._sorted)])
 
     def sums(self, prices: FloatArray) -> FloatArray:
+        """Return the weighted sum of objective and limited costs under the best rows, shape (1 + num_limits,)."""
         columns, edges = self._envelope(prices)
         ends = np.concatenate([[0], np.searchsorted(self._sorted, edges), [len(self._sorted)]])
         mass, moment = np.diff(self._mass[ends]), np.diff(self._moment[ends])
         return np.asarray(self._lines.constant[:, columns] @ mass + self._slope[:, columns] @ moment)
 
     def rows(self, prices: FloatArray) -> IntArray:
+        """Return the best row of each state, shape (num_states,)."""
         columns, edges = self._envelope(prices)
         return np.asarray(self._lines.rows[columns[np.searchsorted(edges, self._x, side="right")]])
 
@@ -130,7 +132,7 @@ def lower_hull(value: FloatArray, slope: FloatArray) -> tuple[IntArray, FloatArr
     return np.array(hull, dtype=np.int64), np.array(begins[1:])
 
 
-class _BoxGroup:
+class BoxGroup:
     """States whose two link times vary apart, in boxes of near states.
 
     Slopes are >= 0, so within a box a row is worth at least what it is at the lower corner and at most what it is at
@@ -147,6 +149,7 @@ class _BoxGroup:
         self._corners = np.array([[u[b].min(), v[b].min(), u[b].max(), v[b].max()] for b in self._boxes])
 
     def sums(self, prices: FloatArray) -> FloatArray:
+        """Return the weighted sum of objective and limited costs under the best rows, shape (1 + num_limits,)."""
         columns = self._columns(prices)
         parts = (self._lines.constant, self._lines.down, self._lines.up)
         factors = (self._weights, self._weights * self._u, self._weights * self._v)
@@ -154,13 +157,14 @@ class _BoxGroup:
         return np.asarray(np.sum([part @ load for part, load in zip(parts, loads, strict=True)], axis=0))
 
     def rows(self, prices: FloatArray) -> IntArray:
+        """Return the best row of each state, shape (num_states,)."""
         return np.asarray(self._lines.rows[self._columns(prices)])
 
     def _columns(self, prices: FloatArray) -> IntArray:
         """Return the best column of each state, shape (num_states,)."""
         constant, down, up = self._lines.priced(prices)
         best = np.empty(len(self._u), dtype=np.int64)
-        for tile in tiles(len(self._boxes), max(1, _PAIRS_AT_ONCE // len(constant))):
+        for tile in tiles(len(self._boxes), max(1, PAIRS_AT_ONCE // len(constant))):
             low_u, low_v, high_u, high_v = self._corners[tile].T[..., None]
             least = constant + down * low_u + up * low_v
             most = np.min(constant + down * high_u + up * high_v, axis=1, keepdims=True)

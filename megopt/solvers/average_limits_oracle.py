@@ -1,10 +1,7 @@
 """The best row of every channel state for given prices, and what those rows come to on average.
 
 With prices (p_0, p_1, ..) on the objective and on the limited costs, row a is worth sum_q p_q cost_{a,q}(u_down, u_up),
-which is affine in the two link times. Where the uplink time is a constant multiple of the downlink time, or no row
-sends uplink, the best row over all states is the lower envelope of one line per row: with the states sorted once, and
-the sums of their weights and times, an average costs O(rows log rows) however many states there are. Where the two
-times vary apart, boxes of near states rule out all but a few rows, and those are compared state by state.
+which is affine in the two link times; `average_limits_groups` says how many states are settled at once.
 A state that is dead in one direction or both may only use the rows that send nothing there; it keeps to its own group.
 """
 
@@ -13,15 +10,12 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from megopt.solvers.average_limits_groups import Lines, _BoxGroup, _LineGroup, group_of
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
 from megopt.errors import ProblemError
+from megopt.solvers.average_limits_groups import PAIRS_AT_ONCE, BoxGroup, LineGroup, Lines, group_of
 from megopt.solvers.brute_force import NOWHERE, RowCosts, tiles
 from megopt.system.link import LinkState
-
-_PAIRS_AT_ONCE = 1 << 20
-"""States x rows, or boxes x rows, whose worth is held at once."""
 
 
 class Oracle(Protocol):
@@ -62,7 +56,7 @@ class AffineOracle:
         """
         lines, down, up = Lines.of(costs), link.downlink_s_per_bit, link.uplink_s_per_bit
         self._served = np.zeros(len(down), dtype=np.bool_)
-        self._groups: list[tuple[IntArray, _LineGroup | _BoxGroup]] = []
+        self._groups: list[tuple[IntArray, LineGroup | BoxGroup]] = []
         for is_down_dead, is_up_dead in ((False, False), (True, False), (False, True), (True, True)):
             states = np.flatnonzero((np.isinf(down) == is_down_dead) & (np.isinf(up) == is_up_dead))
             sends_none = _sends_none(lines, is_down_dead, is_up_dead)
@@ -131,7 +125,7 @@ class DenseOracle:
             )
             raise ProblemError(message)
         self._costs = costs
-        chunk = max(1, _PAIRS_AT_ONCE // costs.shape[2])
+        chunk = max(1, PAIRS_AT_ONCE // costs.shape[2])
         self._tiles = list(tiles(len(weights), chunk))
         self._served = np.concatenate(
             [np.zeros(0, dtype=np.bool_), *(self._is_finite(tile).any(axis=1) for tile in self._tiles)]

@@ -153,7 +153,7 @@ def infeasible(
     reachable = _scattered(least_means(oracle, most), is_kept, np.nan)
     mean = found.totals[1:]
     return replace(
-        unserved(problem, len(oracle.served), 0.0),
+        none_served(problem, len(oracle.served), 0.0),
         costs=_scattered(mean, is_kept, np.nan),
         prices=_scattered(found.prices, is_kept, 0.0),
         proof=found.bound,
@@ -180,7 +180,7 @@ def _out_of_reach(problem: Problem, reachable: FloatArray, together: FloatArray)
     return f"no choice of rows keeps {asked} on average; the nearest reachable means are {found}"
 
 
-def unserved(problem: Problem, num_states: int, start: float) -> AverageSolution:
+def none_served(problem: Problem, num_states: int, start: float) -> AverageSolution:
     """Return the solution of a sample in which no state of positive weight has a row with finite costs."""
     num_limits = len(problem.limits)
     return AverageSolution(

@@ -14,7 +14,7 @@ import numpy as np
 
 from megopt.arrays import FloatArray, Real
 from megopt.schemes.row_costs import RowCoster
-from megopt.solvers.grouping import SharingProblem
+from megopt.solvers.grouping_model import SharingProblem
 from megopt.system.compute import clock_energy_j, clock_latency_s
 from megopt.system.payload import latent_bits
 
@@ -43,7 +43,7 @@ def paper_problem(
     """Return the paper's users.
 
     Args:
-        quality: Q, shape (num_users, num_prompts, c_max + 1); `grouping.quality_table` gives it.
+        quality: Q, shape (num_users, num_prompts, c_max + 1); `grouping_model.quality_table` gives it.
         device_clock_hz: clock of each device [Hz], shape (num_users,); the paper draws it from 1.4 to 1.6 GHz.
         downlink_s_per_bit: seconds per bit [s/bit], (num_users,) or a number; not printed in the paper.
         edge_tx_power_w: transmit power [W], (num_users,) or a number; not printed in the paper.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from megopt.errors import ConfigError
+from megopt.ranges import require_number, require_whole
 from megopt.sweeps.launchers import num_cores, require_engine, require_workers
 
 CLUSTERS = ("slurm", "local")
@@ -37,6 +38,7 @@ class Dask:
 
     def __post_init__(self) -> None:
         require_workers("dask", self.num_workers, self.runs_per_task)
+        require_number("launcher dask", 0.1, 1e6, timeout_s=self.timeout_s)
 
     @contextmanager
     def start(self) -> Iterator[Executor]:
@@ -85,6 +87,8 @@ class Ray:
 
     def __post_init__(self) -> None:
         require_workers("ray", self.num_workers, self.runs_per_task)
+        require_number("launcher ray", 0.0, 1e6, num_cpus=self.num_cpus)
+        require_whole("launcher ray", 0, max_retries=self.max_retries)
 
     @contextmanager
     def start(self) -> Iterator[Executor]:
@@ -150,6 +154,8 @@ class Submitit:
 
     def __post_init__(self) -> None:
         require_workers("submitit", self.num_workers, self.runs_per_task)
+        require_whole("launcher submitit", 1, timeout_min=self.timeout_min, cpus_per_task=self.cpus_per_task)
+        require_number("launcher submitit", 0.1, 1e6, **({} if self.mem_gb is None else {"mem_gb": self.mem_gb}))
         if self.cluster not in CLUSTERS:
             message = f"launcher.cluster = {self.cluster!r}; expected one of {', '.join(CLUSTERS)}"
             raise ConfigError(message)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_KNOBS = 4
-MAX_TICKS = 6
+MAX_TICKS = 5
 MAX_BINS = 16
 MAX_LIMITS = 24
 NONE = "0.85"
@@ -51,7 +51,7 @@ def save_choices(results: Results, means: Means, path: Path) -> list[Path]:
     if not knobs or counts["limit"] < 2 or counts["bin"] < 2:
         return []
     with plots.paper_style():
-        width_in = max(4.6, 0.9 + 2.1 * len(knobs))
+        width_in = min(7.1, max(4.6, 0.9 + 2.1 * len(knobs)))
         panels = plots.new_panels(len(knobs), width_in=width_in, height_in=3.3)
         for panel, knob in zip(panels, knobs, strict=True):
             plot_choice(chosen, knob, panel)
@@ -117,7 +117,7 @@ def plot_choice(chosen: pd.DataFrame, knob: str, ax: Axes) -> Axes:
     ax.set_facecolor(NONE)
     every = max(1, -(-len(grid) // 8))
     ax.set_yticks(range(0, len(grid), every), [f"{limit:.{3 if limit < 1e3 else 4}g}" for limit in grid.index[::every]])
-    ax.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
+    ax.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
     ax.set_xlabel("SNR of the request [dB]")
     ax.set_title(KNOBS[knob], fontsize=8)
     ax.grid(visible=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from megopt.analysis import plots
 from megopt.analysis.pareto import is_non_dominated
 from megopt.arrays import FloatArray
 from megopt.sweeps.figure_data import OUTAGE, Means
-from megopt.sweeps.figure_words import finish_page, limited, mean_label, style_of, title_of, title_of_all
+from megopt.sweeps.figure_marks import BANDS, hollow_words, plot_policy, style_of
+from megopt.sweeps.figure_words import finish_page, limited, mean_label, title_of, title_of_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,12 +22,8 @@ if TYPE_CHECKING:
 MAX_PANELS = 12
 MAX_VALUES = 4
 """Values of a key of a search that are few enough for a panel each."""
-MANY = 12
-"""Points of a line from which on markers are small."""
 SAME = 0.03
 """Share of an axis below which two curves look the same."""
-BANDS = {"latency_s": "latency_ci95_s", "quality": "quality_ci95"}
-"""Columns with half the 95 % interval of a mean."""
 
 
 def save_curves(means: Means, path: Path) -> list[Path]:
@@ -58,7 +55,7 @@ def save_curves(means: Means, path: Path) -> list[Path]:
             merged = (
                 f"; all settings look the same, {title_of(means.settings[groups[0][len(groups[0]) // 2]])} is drawn"
             )
-        note = f"{means.note}; bands: 95 % over the traces{_hollow(means.points)}{merged}"
+        note = f"{means.note}; bands: 95 % over the traces{hollow_words(means.points)}{merged}"
         return _finished(panels, means, (x, y), note, path)
 
 
@@ -83,10 +80,6 @@ def _save_found(means: Means, x: str, y: str, path: Path) -> list[Path]:
 
 def _keys(means: Means) -> list[str]:
     return list(dict.fromkeys(key for setting in means.settings.values() for key in setting))
-
-
-def _hollow(points: pd.DataFrame) -> str:
-    return "; hollow: some request breaks its limit" if (points["violation_rate"] > 0).any() else ""
 
 
 def _finished(panels: Sequence[Axes], means: Means, columns: tuple[str, str], note: str, path: Path) -> list[Path]:
@@ -144,25 +137,15 @@ def plot_curves(points: pd.DataFrame, x: str, y: str, ax: Axes) -> Axes:
         y: column on the vertical axis.
         ax: where to draw.
 
-    A line passes through all limits; markers are hollow where some request breaks its limit. Earlier lines are broader,
-    so that they stay visible below equal ones.
+    A line passes through all limits; markers are hollow where some request breaks its limit.
     """
     groups = [(str(name), own) for name, own in points.groupby("policy", sort=False)]
     for i, (name, own) in enumerate(groups):
         style, label = style_of(i), name.replace("_", " ")
         if not np.isfinite(own["limit"]).all():
-            ax.plot(own[x], own[y], **{**style, "linestyle": ""}, label=label, ms=6, mec="black", mew=0.5)  # type: ignore[arg-type]
+            ax.plot(own[x], own[y], **{**style, "linestyle": ""}, label=label, ms=6, mec="black", mew=0.5)
             continue
-        is_kept = (own["violation_rate"] == 0).to_numpy()
-        width = 1.1 + 0.5 * (len(groups) - 1 - i)
-        marks: dict[str, Any] = {"ms": (2.8 if len(own) <= MANY else 1.8) + 0.5 * width, "mew": 0.9}
-        face = {} if is_kept.any() else {"mfc": "white"}
-        ax.plot(own[x], own[y], **style, **marks, **face, lw=width, label=label, markevery=np.flatnonzero(is_kept))  # type: ignore[arg-type]
-        broken = own[~is_kept]
-        ax.plot(broken[x], broken[y], **{**style, "linestyle": ""}, **marks, mfc="white")  # type: ignore[arg-type]
-        if (band := BANDS.get(y)) is not None:
-            low, high = (own[y] + sign * own[band].fillna(0.0) for sign in (-1, 1))
-            ax.fill_between(own[x], low, high, color=str(style["color"]), alpha=0.2, linewidth=0)
+        plot_policy(own, (x, y), (i, len(groups)), ax)
     return ax
 
 
@@ -183,10 +166,10 @@ def plot_found(points: pd.DataFrame, columns: tuple[str, str], sense: int, polic
         own = points[points["policy"] == name]
         if not len(own):
             continue
-        ax.plot(own[x], own[y], **{**style, "linestyle": ""}, ms=2.5, alpha=0.35, mew=0.0)  # type: ignore[arg-type]
+        ax.plot(own[x], own[y], **{**style, "linestyle": ""}, ms=2.5, alpha=0.35, mew=0.0)
         best = own[is_non_dominated(own[[x, y]].to_numpy(dtype=float) * toward)].sort_values(x)
         spread = best[BANDS[y]].fillna(0.0) if y in BANDS else None
-        ax.errorbar(best[x], best[y], spread, **style, ms=3.5, lw=1.2, elinewidth=0.7, capsize=1.5, label=label)  # type: ignore[arg-type]
+        ax.errorbar(best[x], best[y], spread, **style, ms=3.5, lw=1.2, elinewidth=0.7, capsize=1.5, label=label)
     return ax
 
 

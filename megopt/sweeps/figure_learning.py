@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megopt.analysis import plots
-from megopt.analysis.learning_figure import legend_below_all, plot_curve
+from megopt.analysis.learning_figure import plot_curve
 from megopt.analysis.records import LABELS
+from megopt.sweeps.figure_words import SHORT, finish_page
 from megopt.tables.schema import METRICS
 
 if TYPE_CHECKING:
@@ -63,16 +64,19 @@ def save_learned(learned: Learned, path: Path) -> list[Path]:
     """Draw reward and limited costs over the requests learned from, mean over the seeds and the band that they span."""
     quantities = [str(name) for name in learned.asked["quantities"]]
     with plots.paper_style():
-        panels = plots.new_panels(1 + len(quantities), width_in=2.6 * (1 + len(quantities)) + 0.8)
+        panels = plots.new_panels(1 + len(quantities), width_in=7.1, height_in=2.9)
         for panel, column in zip(panels, ("reward", *quantities), strict=True):
             for number, (name, curves) in enumerate(sorted(learned.curves.items())):
                 plot_curve(curves, f"sampled_{column}", name.replace("_", "-"), number, panel)
             _finish(learned, column, panel)
-        legend_below_all(panels)
-        num_seeds = max(len(curves) for curves in learned.curves.values())
-        seeds = f"{num_seeds} seed{'s: mean and range' if num_seeds > 1 else ''}"
-        note = f"{learned.asked['scenario']}; profile {learned.asked['profile']}; sampled policies, {seeds}"
-        plots.stamp(panels[0], note)
+        nums = sorted({len(curves) for curves in learned.curves.values()})
+        seeds = (
+            f"{' to '.join(str(num) for num in dict.fromkeys((nums[0], nums[-1])))} seed{'s' if nums[-1] > 1 else ''}"
+        )
+        bands = "; bands: from the lowest to the highest" if nums[-1] > 1 else ""
+        finish_page(
+            panels, f"{learned.asked['scenario']}; {learned.asked['profile']}; sampled policies, {seeds}{bands}"
+        )
         return plots.save_figure(panels[0], path)
 
 
@@ -88,7 +92,8 @@ def _finish(learned: Learned, column: str, ax: Axes) -> None:
     else:
         limit = abs(float(asked["limits"][list(asked["quantities"]).index(column)]))
         ax.axhline(limit, color="black", lw=1.0, linestyle=(0, (2, 1)), label="limit")
-        ax.set_ylabel(LABELS.get(column, column))
+        label = SHORT.get(column, LABELS.get(column, column))
+        ax.set_ylabel(f"Mean {label[0].lower()}{label[1:]}")
     ax.set_xlabel("Requests learned from")
     ax.set_xlim(left=0.0)
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megopt.analysis import plots
-from megopt.sweeps.figure_curves import BANDS
 from megopt.sweeps.figure_data import Means, number_of
-from megopt.sweeps.figure_words import finish_page, key_label, limit_words, limited, mean_label, style_of
+from megopt.sweeps.figure_marks import hollow_words, plot_policy
+from megopt.sweeps.figure_words import finish_page, key_label, limit_words, limited, mean_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ def save_lines(means: Means, path: Path) -> list[Path]:
             panel.set_ylabel(mean_label(means, column))
         quantity = limited(means, least=1)
         at = f"; {limit_words(quantity, limit)}" if quantity else ""
-        finish_page(panels, f"{means.note}{at}; bands: 95 % over the traces{_hollow(points)}")
+        finish_page(panels, f"{means.note}{at}; bands: 95 % over the traces{hollow_words(points)}")
         return plots.save_figure(panels[0], path)
 
 
@@ -55,10 +55,6 @@ def _is_compared(points: pd.DataFrame, column: str) -> bool:
     """Return whether a mean is known of two policies at least, or of the only one."""
     known = points[np.isfinite(points[column])]
     return bool(known["policy"].nunique() >= min(2, points["policy"].nunique()) and len(known) > 1)
-
-
-def _hollow(points: pd.DataFrame) -> str:
-    return "; hollow: some request breaks its limit" if (points["violation_rate"] > 0).any() else ""
 
 
 def plot_lines(points: pd.DataFrame, column: str, ax: Axes) -> Axes:
@@ -72,20 +68,8 @@ def plot_lines(points: pd.DataFrame, column: str, ax: Axes) -> Axes:
     names = list(dict.fromkeys(points["policy"]))
     for i, policy in enumerate(names):
         own = points[(points["policy"] == policy) & np.isfinite(points[column])].sort_values("at")
-        if not len(own):
-            continue
-        is_kept, style = (own["violation_rate"] == 0).to_numpy(), style_of(i)
-        width, face = 1.1 + 0.5 * (len(names) - 1 - i), {} if is_kept.any() else {"mfc": "white"}
-        label = policy.replace("_", " ")
-        marks = {"ms": 2.8 + 0.5 * width, "mew": 0.9}
-        ax.plot(
-            own["at"], own[column], **style, **marks, **face, lw=width, label=label, markevery=np.flatnonzero(is_kept)
-        )  # type: ignore[arg-type]
-        broken = own[~is_kept]
-        ax.plot(broken["at"], broken[column], **{**style, "linestyle": ""}, **marks, mfc="white")  # type: ignore[arg-type]
-        if (band := BANDS.get(column)) is not None:
-            low, high = (own[column] + sign * own[band].fillna(0.0) for sign in (-1, 1))
-            ax.fill_between(own["at"], low, high, color=str(style["color"]), alpha=0.2, linewidth=0)
+        if len(own):
+            plot_policy(own, ("at", column), (i, len(names)), ax)
     for axis, name in ((ax.xaxis, "at"), (ax.yaxis, column)):
         plots.scale_axis(axis, points[name][np.isfinite(points[name])].to_numpy(dtype=float))
     return ax

@@ -21,7 +21,7 @@ REST = "0.7"
 MAX_BARS = 3
 """Limits that are shown: the smallest, the middle and the largest."""
 MAX_SETTINGS = 30
-SEEN = 0.005
+SEEN = 0.01
 """Share of the longest bar below which a part cannot be seen."""
 
 
@@ -38,12 +38,13 @@ def save_timelines(means: Means, path: Path) -> list[Path]:
     setting = settings[len(settings) // 2]
     points = served[served["setting"] == setting]
     limits = np.unique(points["limit"][np.isfinite(points["limit"])])
-    places = np.unique(np.linspace(0, len(limits) - 1, MAX_BARS).round().astype(int)) if len(limits) else []
+    places = np.linspace(0, len(limits) - 1, MAX_BARS).round().astype(int)
+    shown = limits[np.unique(places)] if len(limits) else np.array([np.inf])
     with plots.paper_style():
         policies = list(dict.fromkeys(points["policy"]))
-        panels = plots.new_panels(max(len(places), 1), height_in=1.6 + 0.26 * len(policies))
+        panels = plots.new_panels(len(shown), height_in=1.6 + 0.26 * len(policies))
         name_parts(points, panels[0])
-        for panel, limit in zip(panels, limits[places] if len(places) else [np.inf], strict=True):
+        for panel, limit in zip(panels, shown, strict=True):
             plot_timelines(points[points["limit"].isin([limit, np.inf])], policies, panel)
             panel.set_title(limit_words(limited(means, least=1), limit) if np.isfinite(limit) else "", fontsize=8)
         for panel in panels[1:]:

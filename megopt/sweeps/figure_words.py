@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from megopt.analysis import plots
 from megopt.analysis.learning_figure import legend_below_all
 from megopt.analysis.records import LABELS
 from megopt.sweeps.figure_data import Means
@@ -43,12 +42,9 @@ def finish_page(panels: Sequence[Axes], note: str) -> None:
     names = {name for panel in panels for name in panel.get_legend_handles_labels()[1]}
     if names:
         legend_below_all(panels, num_columns=columns_within(width_in, [len(name) for name in names]))
-    lines = "\n".join(
-        textwrap.wrap(
-            note.replace(" %", "\N{NO-BREAK SPACE}%"), int(CHARACTERS_PER_IN * width_in), break_on_hyphens=False
-        )
-    )
-    figure.suptitle(lines, x=0.995, ha="right", fontsize=NOTE_PT, color="0.35", multialignment="right")
+    whole, width = note.replace(" %", "\N{NO-BREAK SPACE}%"), int(CHARACTERS_PER_IN * width_in)
+    lines = textwrap.wrap(whole, width, break_on_hyphens=False)
+    figure.suptitle("\n".join(lines), x=0.995, ha="right", fontsize=NOTE_PT, color="0.35", multialignment="right")
 
 
 def columns_within(width_in: float, lengths: Sequence[int]) -> int:
@@ -110,12 +106,6 @@ def limit_words(quantity: str, limit: float) -> str:
     """Return a limit in words: energy ≤ 600 J."""
     name, _, unit = quantity.rpartition("_")
     return f"{name.replace('_', ' ')} ≤ {limit:.4g} {UNITS.get(unit, '')}".strip()
-
-
-def style_of(number: int) -> dict[str, object]:
-    """Return colour, dash and marker of the policy of a place, so that lines can be told apart in grey as well."""
-    lists = {"color": plots.COLORS, "linestyle": plots.DASHES, "marker": plots.MARKERS}
-    return {name: values[number % len(values)] for name, values in lists.items()}
 
 
 def limited(means: Means, least: int = 2) -> str:

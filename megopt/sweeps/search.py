@@ -77,6 +77,7 @@ def search(
     Raises:
         ConfigError: if Optuna is not installed, or the study is of another search.
     """
+    plan.require_points()
     with quiet():
         database = open_database(storage)
         study = open_study(plan, database)

@@ -9,6 +9,7 @@ from typing import Any
 
 from megopt.errors import ConfigError
 from megopt.ranges import require_whole
+from megopt.sweeps.axes import Axis
 from megopt.sweeps.grid import Planner
 from megopt.sweeps.measured import OBJECTIVES
 from megopt.sweeps.search_space import Searched, described
@@ -63,6 +64,18 @@ class Search:
         if not self.objectives:
             message = f"objectives is empty; expected some of {', '.join(OBJECTIVES)} with minimize or maximize"
             raise ConfigError(message)
+
+    def require_points(self) -> None:
+        """Raise unless there is a run for each choice and for both ends of each range.
+
+        Raises:
+            ConfigError: naming the key that the configuration does not have.
+            HydraException: naming the choices of a group that has no such one.
+        """
+        ends = {one.key: list(one.values) if isinstance(one, Axis) else [one.low, one.high] for one in self.space}
+        for one in self.space:
+            for value in ends[one.key]:
+                self.planner.run_at([(other, value if other is one else ends[other.key][0]) for other in self.space])
 
     def plan(self) -> dict[str, Any]:
         """Return what tells two searches apart, as plain data."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from omegaconf import DictConfig, OmegaConf
 
 from megopt.errors import ConfigError
-from megopt.sweeps.grid import Axis, axis_of, leaves, require_of_a_run
+from megopt.sweeps.axes import Axis, axis_of, leaves, require_of_a_run
 from megopt.sweeps.run import json_text
 
 if TYPE_CHECKING:

@@ -43,9 +43,9 @@ class Progress:
 
 
 @contextmanager
-def progress(num_runs: int, num_done: int) -> Iterator[Progress]:
+def progress(num_runs: int, num_done: int, verb: str = "sweep") -> Iterator[Progress]:
     """Show how many runs are back, of which `num_done` were before, and the time left."""
-    with tqdm(total=num_runs, initial=num_done, desc="sweep", unit="run", disable=None) as bar:
+    with tqdm(total=num_runs, initial=num_done, desc=verb, unit="run", disable=None) as bar:
         yield Progress(bar=bar)
 
 

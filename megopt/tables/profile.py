@@ -18,10 +18,12 @@ from megopt.tables.checks import read_table
 from megopt.tables.interpolation import interpolate
 from megopt.tables.provenance import Parameter, Provenance, read_provenance
 from megopt.tables.quality_points import QualityPoints, quality_points
-from megopt.tables.schema import COMPUTE, METRICS, PAYLOAD, QUALITY, QUALITY_KNOBS
+from megopt.tables.schema import COMPUTE, PAYLOAD, QUALITY, QUALITY_KNOBS
 
 if TYPE_CHECKING:
     import pandas as pd
+
+from megopt.tables.profile_checks import check_sources, check_together
 
 Side = Literal["edge", "device"]
 PROFILES_DIR = Path(__file__).resolve().parent.parent / "profiles"
@@ -230,8 +232,8 @@ def load_profile(name: str | Path, device_power_w: float | None = None) -> Profi
         payload=read_table(payload_folder / "payload.csv", PAYLOAD),
         provenance=provenance,
     )
-    _check_sources(f"{payload_folder.name}/payload.csv", profile.payload, payload_sources)
-    _check_together(profile)
+    check_sources(f"{payload_folder.name}/payload.csv", profile.payload, payload_sources)
+    check_together(profile)
     return profile if device_power_w is None else _with_device_power(profile, device_power_w)
 
 
@@ -247,33 +249,3 @@ def _with_device_power(profile: Profile, device_power_w: float) -> Profile:
     parameter = replace(stated, value=float(device_power_w), kind="modelled", is_set_by_user=True)
     provenance = replace(profile.provenance, parameters={**profile.provenance.parameters, "device_power_w": parameter})
     return replace(profile, compute=compute, provenance=provenance)
-
-
-def _check_sources(file: str, table: pd.DataFrame, known: set[str]) -> None:
-    unknown = sorted(set(table["source"]) - known)
-    if unknown:
-        message = f'{file}: source {", ".join(unknown)} is not in provenance.json; add it to "sources"'
-        raise ProfileError(message)
-
-
-def _check_together(profile: Profile) -> None:
-    """Check what no single column shows: sources exist, no point is given twice, metrics are known."""
-    assert set(profile.quality["metric"]) <= set(METRICS)
-    for file, table, key in (
-        ("compute.csv", profile.compute, ["side", "model", "component", "resolution_px", "batch_size", "num_steps"]),
-        ("quality.csv", profile.quality, ["scheme", *QUALITY_KNOBS, "metric"]),
-    ):
-        _check_sources(f"{profile.name}/{file}", table, set(profile.provenance.sources))
-        is_twice = table.duplicated(key)
-        if is_twice.any():
-            twice = ", ".join(key)
-            message = f"{profile.name}/{file}: {is_twice.sum()} rows repeat the {twice} of another; keep one of each"
-            raise ProfileError(message)
-    is_silent = profile.compute["energy_j"].isna() != (profile.compute["energy_source"] == "not_measured")
-    if is_silent.any():
-        rows = ", ".join(str(i + 1) for i in np.flatnonzero(is_silent.to_numpy()))
-        message = (
-            f"{profile.name}/compute.csv: energy_j must be empty exactly where energy_source is not_measured; "
-            f"correct table rows {rows}"
-        )
-        raise ProfileError(message)
