@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -56,8 +58,6 @@ def begin(pipeline: Pipeline, sampler: str, num_steps: int, shape: tuple[int, ..
         ConfigError: for a sampler that the family cannot use, or more steps than noise levels.
         PipelineError: if the scheduler's settings do not give one time per step.
     """
-    import diffusers
-
     name = family(pipeline).name
     allowed = [key for key, candidate in SAMPLERS.items() if name in candidate.families]
     if sampler not in allowed:
@@ -67,31 +67,50 @@ def begin(pipeline: Pipeline, sampler: str, num_steps: int, shape: tuple[int, ..
     if not 1 <= num_steps <= num_levels:
         message = f"num_steps {num_steps!r}: expected 1 to {num_levels}, the noise levels that the model was trained on"
         raise ConfigError(message)
-    chosen = SAMPLERS[sampler]
-    scheduler = getattr(diffusers, chosen.scheduler).from_config(pipeline.scheduler.config, **chosen.settings)
-    scheduler.set_timesteps(num_steps, device=pipeline.device, **_time_shift(pipeline, scheduler, shape))
+    shift = _time_shift(pipeline.scheduler.config, pipeline, shape)
+    scheduler = copy.copy(_made(pipeline.scheduler, sampler, num_steps, str(pipeline.device), shift))
     if len(scheduler.timesteps) != num_steps:
         message = (
             f"sampler {sampler!r}: the pipeline's settings give {len(scheduler.timesteps)} times for {num_steps} steps"
         )
         raise PipelineError(message)
+    if hasattr(scheduler, "model_outputs"):  # the one thing in it that steps change in place
+        scheduler.model_outputs = list(scheduler.model_outputs)
     return scheduler
 
 
-def _time_shift(pipeline: Pipeline, scheduler: Any, shape: tuple[int, ...]) -> dict[str, float]:
+@lru_cache(maxsize=64)
+def _made(own: Any, sampler: str, num_steps: int, device: str, shift: float | None) -> Any:
+    """Return a scheduler to copy: a run that is carried on step by step asks for the same one at every step.
+
+    Args:
+        own: the pipeline's scheduler.
+        sampler: a name in `SAMPLERS`.
+        num_steps: of the whole run.
+        device: of the times.
+        shift: of the times; None for models without.
+    """
+    import diffusers
+
+    chosen = SAMPLERS[sampler]
+    scheduler = getattr(diffusers, chosen.scheduler).from_config(own.config, **chosen.settings)
+    scheduler.set_timesteps(num_steps, device=device, **({} if shift is None else {"mu": shift}))
+    return scheduler
+
+
+def _time_shift(config: Any, pipeline: Pipeline, shape: tuple[int, ...]) -> float | None:
     """Return the shift of the times that some SD3 models make grow linearly with the number of image tokens.
 
     Source: `calculate_shift` of diffusers' StableDiffusion3Pipeline.
     """
-    config = scheduler.config
     if not config.get("use_dynamic_shifting"):
-        return {}
+        return None
     patch = denoiser(pipeline).config["patch_size"]
     num_tokens = (shape[2] // patch) * (shape[3] // patch)
     least, most = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     base, top = config.get("base_shift", 0.5), config.get("max_shift", 1.16)
     slope = (top - base) / (most - least)
-    return {"mu": num_tokens * slope + (base - slope * least)}
+    return float(num_tokens * slope + (base - slope * least))
 
 
 def resume(pipeline: Pipeline, checkpoint: Checkpoint) -> Any:

@@ -156,11 +156,12 @@ class CVPO(MaskedActing):
         self._begin_training()
         fits: list[Fit] = []
         critic_losses: list[float] = []
-        bounds = self.thresholds.current()
+        bounds, horizon = self.thresholds.current(), self.thresholds.horizon
+        horizon = horizon if np.isfinite(horizon) else 1.0
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             critic_losses.append(fit_critics(self.policy, batch))
-            fits.append(fit_actor(self.policy, batch, bounds, self.settings, self.fit_multipliers, self._fit))
+            fits.append(fit_actor(self.policy, batch, bounds, horizon, self.settings, self.fit_multipliers, self._fit))
             self._fit, self.fit_multipliers = fits[-1], fits[-1].multipliers
             for parameters, slow, share in self._followers:
                 polyak_update(parameters, slow, share)

@@ -58,6 +58,7 @@ def fit_actor(
     policy: CVPOPolicy,
     batch: CostReplaySamples,
     thresholds: FloatArray,
+    horizon: float,
     settings: CVPOSettings,
     multipliers: FloatArray,
     latest: Fit | None,
@@ -68,10 +69,16 @@ def fit_actor(
     the running one: what a batch tells is how much dearer or cheaper q is than the slow policy. Batch by batch, limits
     would be felt in dear batches alone, and their multipliers would jump.
 
+    Q of q differs from Q of the slow policy in one step, while q will be followed in all of them: by the performance
+    difference (Kakade and Langford, ICML 2002) its mean cost per step changes by E_q[Q] - E_pi[Q], and what is missing
+    to the threshold, which counts `horizon` steps, is divided by their number. Asked for in one step, the whole of it
+    would be paid `horizon` times over, and the policy would swing about its limits.
+
     Args:
         policy: the networks.
         batch: where from.
         thresholds: upper limits on mean Q of the costs, shape (num_limits,).
+        horizon: mean discounted number of steps that Q counts, >= 1.
         settings: trust regions and counts.
         multipliers: multiplier of each divergence, >= 0, shape (num_divergences,).
         latest: the update before, to start from.
@@ -89,7 +96,7 @@ def fit_actor(
     step = solve(
         values[0],
         values[1:],
-        thresholds + found - level,
+        found + (thresholds - level) / horizon,
         settings.max_kl,
         prior=prior,
         start=None if latest is None else latest.step,
