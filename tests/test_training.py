@@ -271,6 +271,18 @@ def request(part: str, folder: Path, **changes: Any) -> PartRequest:
     return PartRequest(part=part, folder=folder, shows_progress=False, **arguments | changes)
 
 
+def test_a_run_from_trained_weights_draws_other_noise(tmp_path: Path) -> None:
+    card = ModelCard(
+        part="edge", data="", seed=1, num_steps=20, training_s=0.0, hardware="", num_parameters=0, metrics={}
+    )
+    card.write(tmp_path / "first")
+    replace(card, num_steps=30).write(tmp_path / "second")
+    starts = (None, tmp_path / "first", tmp_path / "second")
+    seeds = [request("edge", tmp_path, start=start).settings().seed for start in starts]
+    assert seeds[0] == 1
+    assert len(set(seeds)) == len(seeds)
+
+
 @pytest.mark.skipif(not (BUNDLED / "attributes").is_dir(), reason="no bundled attribute network")
 def test_bundled_attribute_network_reads_real_scenes() -> None:
     scenes = sample_scenes(12345, 96, "unseen")

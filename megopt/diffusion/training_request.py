@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from megopt.diffusion.model_export import ModelCard, num_parameters, read_card
@@ -65,10 +66,10 @@ class PartRequest:
             raise ConfigError(message)
 
     def settings(self, **changes: Any) -> TrainingSettings:
-        """Return the settings of a run."""
+        """Return the settings of a run; one that goes on from trained weights draws other noise than the runs before."""
         budget_s = None if self.budget_min is None else 60.0 * self.budget_min
         return TrainingSettings(
-            seed=self.seed,
+            seed=self.seed if self.start is None else _seed_after(self.seed, read_card(self.start)),
             num_steps=self.num_steps,
             budget_s=budget_s,
             device=self.device,
@@ -123,6 +124,11 @@ class PartRequest:
             settings=asdict(trained.settings),
             began_with=None if start is None else asdict(read_card(start)),
         )
+
+
+def _seed_after(seed: int, card: ModelCard) -> int:
+    """Return the seed of a run that begins with the weights of `card`: of data order and noise, not of the scenes."""
+    return int(np.random.SeedSequence((seed, card.num_steps, card.seed)).generate_state(1)[0])
 
 
 def _hardware(device: str) -> str:
