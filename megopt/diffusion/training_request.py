@@ -66,7 +66,7 @@ class PartRequest:
             raise ConfigError(message)
 
     def settings(self, **changes: Any) -> TrainingSettings:
-        """Return the settings of a run; one that goes on from trained weights draws other noise than the runs before."""
+        """Return the settings of a run; from trained weights, it draws other noise than the runs before."""
         budget_s = None if self.budget_min is None else 60.0 * self.budget_min
         return TrainingSettings(
             seed=self.seed if self.start is None else _seed_after(self.seed, read_card(self.start)),
