@@ -18,6 +18,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     from megopt.diffusion.pipelines import load
     from megopt.live.admission import EdgeSettings
     from megopt.live.edge import check_exposure, serve
+    from megopt.live.model_thread import ModelThread
     from megopt.live.modes_service import SharingEdgeService
     from megopt.live.runs import set_threads
     from megopt.metering.profile_request import SideRequest
@@ -32,14 +33,15 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         max_side_px=config.max_side_px,
         keep_s=config.keep_s,
     )
-    set_threads(config.num_threads)
     if config.log:
         logger = logging.getLogger("megopt.live")
         logger.addHandler(logging.StreamHandler(sys.stderr))
         logger.setLevel(logging.INFO)
     side = SideRequest(**{key: config[key] for key in ("model", "torch_device", "dtype", "num_threads", "power_w")})
-    pipeline = load(side.model, side.torch_device, side.dtype)
-    service = SharingEdgeService(pipeline, side.model, settings, side.meter().meter)
+    thread = ModelThread()
+    thread.submit(lambda: set_threads(side.num_threads)).result()
+    pipeline = thread.submit(lambda: load(side.model, side.torch_device, side.dtype)).result()
+    service = SharingEdgeService(pipeline, side.model, settings, side.meter().meter, thread)
     serve(
         service,
         host=str(config.host),

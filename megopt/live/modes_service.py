@@ -10,6 +10,7 @@ from megopt.errors import MegoptError
 from megopt.live.admission import EdgeSettings
 from megopt.live.jobs import Job
 from megopt.live.messages import EDGE_MODES, Capabilities, Request
+from megopt.live.model_thread import ModelThread
 from megopt.live.modes_edge import SharingEdge
 from megopt.live.modes_layers import LayerSessions
 from megopt.live.modes_shares import SHARING_MODES
@@ -30,11 +31,16 @@ class SharingEdgeService(EdgeService):
     """
 
     def __init__(
-        self, pipeline: Pipeline, model: str, settings: EdgeSettings | None = None, meter: Meter | None = None
+        self,
+        pipeline: Pipeline,
+        model: str,
+        settings: EdgeSettings | None = None,
+        meter: Meter | None = None,
+        thread: ModelThread | None = None,
     ) -> None:
         self.sharing = SharingEdge(pipeline, (settings or EdgeSettings()).keep_s)
         self.sessions = LayerSessions(pipeline)
-        super().__init__(pipeline, model, settings, meter)
+        super().__init__(pipeline, model, settings, meter, thread)
 
     def capabilities(self) -> Capabilities:
         """Return what this edge can do, and how busy it is."""

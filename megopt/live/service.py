@@ -12,6 +12,7 @@ import hashlib
 import threading
 import time
 from collections import deque
+from concurrent.futures import wait
 
 from megopt import __version__
 from megopt.diffusion.pipelines import Pipeline, family, latent_space
@@ -21,6 +22,7 @@ from megopt.live.admission import EdgeSettings, RefusedError, shape_of
 from megopt.live.batches import BatchRunner
 from megopt.live.jobs import Job, failure
 from megopt.live.messages import CODEC_BITS, EDGE_MODES, IMAGE_CODECS, Capabilities, Request
+from megopt.live.model_thread import ModelThread
 from megopt.live.telemetry import LOGGER
 from megopt.live.wire import PROTOCOL_VERSION, Frame
 from megopt.metering.energy import Meter
@@ -32,10 +34,17 @@ class EdgeService(BatchRunner):
     Attributes:
         model: its name, for those who ask.
         settings: bounds.
+
+    A `thread` that is given is the one that loaded the pipeline: models run fastest there.
     """
 
     def __init__(
-        self, pipeline: Pipeline, model: str, settings: EdgeSettings | None = None, meter: Meter | None = None
+        self,
+        pipeline: Pipeline,
+        model: str,
+        settings: EdgeSettings | None = None,
+        meter: Meter | None = None,
+        thread: ModelThread | None = None,
     ) -> None:
         super().__init__(pipeline, meter)
         self.model, self.settings = model, settings or EdgeSettings()
@@ -44,8 +53,8 @@ class EdgeService(BatchRunner):
         self._running: list[Job] = []
         self._is_closing = False
         self._changed = threading.Condition()
-        self._worker = threading.Thread(target=self._work, name="megopt-edge", daemon=True)
-        self._worker.start()
+        self._thread = thread or ModelThread()
+        self._worked = self._thread.submit(self._work)
 
     def capabilities(self) -> Capabilities:
         """Return what this edge can do, and how busy it is."""
@@ -110,14 +119,15 @@ class EdgeService(BatchRunner):
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
-        self._worker.join(grace_s)
+        wait([self._worked], grace_s)
         with self._changed:
             left = [*self._waiting, *self._running]
             self._waiting.clear()
         for job in left:
             job.is_cancelled = True
             self._end(job, failure(job.request.request_id, "shutdown", "the edge is shutting down; ask another"))
-        self._worker.join(grace_s)
+        self._thread.end()
+        wait([self._worked], grace_s)
 
     def _check(self, request: Request) -> None:
         limits = {
