@@ -12,6 +12,7 @@ import torch
 
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.pipelines import Pipeline, family
+from megopt.diffusion.placement import device_of
 from megopt.errors import ConfigError
 
 
@@ -113,7 +114,7 @@ def _embeddings(
     """Return text and pooled embeddings; with guidance the unconditional ones come first."""
     arguments: dict[str, Any] = {
         "prompt": list(texts),
-        "device": pipeline.device,
+        "device": device_of(pipeline),
         "num_images_per_prompt": 1,
         "do_classifier_free_guidance": is_guided,
         "negative_prompt": None if negatives is None else list(negatives),

@@ -40,6 +40,7 @@ from megopt.diffusion.layer_forward import (
 )
 from megopt.diffusion.layer_pieces import LAST, Body, Crossing, Shape, layer_names
 from megopt.diffusion.pipelines import Pipeline, denoiser
+from megopt.diffusion.placement import device_of, dtype_of
 from megopt.errors import ConfigError
 
 
@@ -185,7 +186,7 @@ class LayerSplit:
 
 def model_input(pipeline: Pipeline, run: Checkpoint, told: Conditioning) -> torch.Tensor:
     """Return what the denoiser sees at the next step of `run`: the latent, twice with guidance."""
-    latent = run.latent.to(device=pipeline.device, dtype=denoiser(pipeline).dtype)
+    latent = run.latent.to(device=device_of(pipeline), dtype=dtype_of(pipeline))
     batch = torch.cat([latent] * 2) if told.is_guided else latent
     scheduler = schedulers.resume(pipeline, run)
     seen: torch.Tensor = scheduler.scale_model_input(batch, scheduler.timesteps[run.step])
@@ -205,7 +206,7 @@ def step_with(pipeline: Pipeline, run: Checkpoint, noise: torch.Tensor) -> Check
         )
         raise ConfigError(message)
     scheduler = schedulers.resume(pipeline, run)
-    latent = run.latent.to(device=pipeline.device, dtype=denoiser(pipeline).dtype)
+    latent = run.latent.to(device=device_of(pipeline), dtype=dtype_of(pipeline))
     after = scheduler.step(noise.to(latent), scheduler.timesteps[run.step], latent, return_dict=False)[0]
     history = schedulers.history(scheduler) if run.step + 1 < run.num_steps else ()
     return replace(run, latent=after, step=run.step + 1, solver_history=history)

@@ -23,6 +23,7 @@ from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.conditioning import Conditioning, checked_texts, conditioning_hash, encode
 from megopt.diffusion.guidance import guided
 from megopt.diffusion.pipelines import LatentSpace, Pipeline, denoiser, family, latent_space
+from megopt.diffusion.placement import device_of, dtype_of
 from megopt.errors import ConfigError, PipelineError
 
 
@@ -59,7 +60,7 @@ def start(
     shape = (len(texts), *_latent_shape(pipeline, resolution_px))
     seeds = tuple(int(one) for one in np.atleast_1d(seed))
     scheduler = schedulers.begin(pipeline, sampler, num_steps, shape)
-    noise = _noise(shape, seeds, denoiser(pipeline).dtype).to(pipeline.device)
+    noise = _noise(shape, seeds, dtype_of(pipeline)).to(device_of(pipeline))
     return Checkpoint(
         latent=noise * getattr(scheduler, "init_noise_sigma", 1.0),
         step=0,
@@ -100,7 +101,7 @@ def advance(
         raise ConfigError(message)
     _check_fit(pipeline, checkpoint)
     scheduler = schedulers.resume(pipeline, checkpoint)
-    latent = checkpoint.latent.to(device=pipeline.device, dtype=denoiser(pipeline).dtype)
+    latent = checkpoint.latent.to(device=device_of(pipeline), dtype=dtype_of(pipeline))
     if to_step > checkpoint.step:
         told = _checked_conditioning(pipeline, checkpoint, conditioning)
         with torch.no_grad():
@@ -128,7 +129,7 @@ def decode(pipeline: Pipeline, checkpoint: Checkpoint) -> NDArray[np.uint8]:
     is_upcast = family(pipeline).name == "sdxl" and dtype == torch.float16 and autoencoder.config.force_upcast
     working = autoencoder.to(torch.float32) if is_upcast else autoencoder
     with torch.no_grad():
-        latent = _unscaled(working.config, checkpoint.latent.to(device=pipeline.device, dtype=working.dtype))
+        latent = _unscaled(working.config, checkpoint.latent.to(device=device_of(pipeline), dtype=working.dtype))
         image = working.decode(latent, return_dict=False)[0]
     if is_upcast:
         autoencoder.to(dtype)
@@ -239,7 +240,7 @@ def _unscaled(config: Any, latent: torch.Tensor) -> torch.Tensor:
 def _pixels(pipeline: Pipeline, image: torch.Tensor) -> NDArray[np.uint8]:
     flagged = None
     if hasattr(pipeline, "run_safety_checker"):
-        image, flagged = pipeline.run_safety_checker(image, pipeline.device, image.dtype)
+        image, flagged = pipeline.run_safety_checker(image, device_of(pipeline), image.dtype)
     keep = None if flagged is None else [not is_flagged for is_flagged in flagged]
     shares = pipeline.image_processor.postprocess(image, output_type="np", do_denormalize=keep)
     return np.asarray(np.rint(shares * 255.0), dtype=np.uint8)

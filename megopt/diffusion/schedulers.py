@@ -12,6 +12,7 @@ import torch
 
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.pipelines import Pipeline, denoiser, family
+from megopt.diffusion.placement import device_of, dtype_of
 from megopt.errors import ConfigError, PipelineError
 
 
@@ -68,7 +69,7 @@ def begin(pipeline: Pipeline, sampler: str, num_steps: int, shape: tuple[int, ..
         message = f"num_steps {num_steps!r}: expected 1 to {num_levels}, the noise levels that the model was trained on"
         raise ConfigError(message)
     shift = _time_shift(pipeline.scheduler.config, pipeline, shape)
-    scheduler = copy.copy(_made(pipeline.scheduler, sampler, num_steps, str(pipeline.device), shift))
+    scheduler = copy.copy(_made(pipeline.scheduler, sampler, num_steps, str(device_of(pipeline)), shift))
     if len(scheduler.timesteps) != num_steps:
         message = (
             f"sampler {sampler!r}: the pipeline's settings give {len(scheduler.timesteps)} times for {num_steps} steps"
@@ -129,7 +130,7 @@ def resume(pipeline: Pipeline, checkpoint: Checkpoint) -> Any:
         scheduler.sigmas = checkpoint.noise_levels.to(scheduler.sigmas)
         scheduler.set_begin_index(checkpoint.step)
     if hasattr(scheduler, "model_outputs"):
-        numbers = {"device": pipeline.device, "dtype": denoiser(pipeline).dtype}
+        numbers = {"device": device_of(pipeline), "dtype": dtype_of(pipeline)}
         past = [output.to(**numbers) for output in checkpoint.solver_history]
         scheduler.model_outputs = [None] * (scheduler.config.solver_order - len(past)) + past
         scheduler.lower_order_nums = len(past)
