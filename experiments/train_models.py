@@ -15,6 +15,7 @@ EXPORT = "export"
 
 def run(config: DictConfig, output_dir: Path) -> Report:
     """Train or go on with one part and return its card, or write all trained parts as bundled models."""
+    from megopt.diffusion.latent_attributes import PerceptualSettings
     from megopt.diffusion.training_parts import PARTS, train_part
     from megopt.diffusion.training_request import PartRequest
 
@@ -36,6 +37,8 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         latent_channels=config.latent_channels,
         latent_noise=config.latent_noise,
         sr_scale=config.sr_scale,
+        rate_factor=config.rate_factor,
+        perceptual=PerceptualSettings(**config.perceptual),
         device=config.device,
         is_compiled=config.compile,
     )

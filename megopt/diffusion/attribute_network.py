@@ -1,12 +1,13 @@
 """A network that reads from an image what its caption tells: the judge of the bundled models, and its features.
 
-A convolutional trunk sees the image at a quarter of its side. For each place one attention map pools the trunk's output
-into a slot, from which present, shape, colour, material and size are read; the floor is read from the mean. That mean
-is also the feature vector of the Frechet distance.
+A convolutional trunk sees the image at a quarter of its side, or a latent at all of it. For each place one attention
+map pools the trunk's output into a slot, from which present, shape, colour, material and size are read; the floor is
+read from the mean. That mean is also the feature vector of the Frechet distance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,21 @@ class AttributeNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Reads attribute vectors; saved and loaded like any diffusers model."""
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, width: int = 96, num_features: int = 128, num_blocks: int = 4) -> None:
+    def __init__(
+        self,
+        width: int = 96,
+        num_features: int = 128,
+        num_blocks: int = 4,
+        in_channels: int = 3,
+        strides: tuple[int, int] = (2, 2),
+    ) -> None:
         super().__init__()
         half = width // 2
         blocks = [Block(width, 2 ** (number % 3)) for number in range(num_blocks)]
         self.trunk = nn.Sequential(
-            nn.Conv2d(3, half, 5, stride=2, padding=2),
+            nn.Conv2d(in_channels, half, 5, stride=strides[0], padding=2),
             Block(half, 1),
-            nn.Conv2d(half, width, 3, stride=2, padding=1),
+            nn.Conv2d(half, width, 3, stride=strides[1], padding=1),
             *blocks,
             nn.SiLU(),
             nn.Conv2d(width, num_features, 1),
@@ -62,13 +70,16 @@ class AttributeNetwork(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Return logits and features.
 
         Args:
-            pixels: in [-1, 1], shape (n, 3, height, width).
+            pixels: in [-1, 1], shape (n, 3, height, width); or what else it was built for.
 
         Returns:
             Logits of the object fields side by side, shape (n, num_places, 23); of the floor, shape (n, num_floors);
             features, shape (n, num_features).
         """
-        seen = self.trunk(pixels)
+        return self.answers(self.trunk(pixels))
+
+    def answers(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return what `forward` does, from the trunk's output, shape (n, num_features, rows, columns)."""
         weights = self.attention(seen).float().flatten(2).softmax(-1)
         flat = seen.float().flatten(2)
         features = flat.mean(-1)
@@ -105,20 +116,25 @@ class AttributeObjective(Objective):
         return network
 
     def loss(self, network: nn.Module, rows: torch.Tensor, rng: torch.Generator, progress: float) -> torch.Tensor:
-        """Return the loss under a little noise on the pixels."""
-        pixels = to_network(self._images[rows])
-        pixels = (pixels + 0.03 * torch.randn(pixels.shape, generator=rng)).to(self._device)
-        fields, floor, _ = network(pixels)
+        """Return the loss under a little noise on what is read."""
+        fields, floor, _ = network(self.noisy_inputs(rows, rng).to(self._device))
         return attribute_loss(fields, floor, self._attributes[rows].to(self._device))
+
+    def noisy_inputs(self, rows: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        """Return what the network reads of `rows`, with noise: pixels, shape (batch_size, 3, height, width)."""
+        pixels = to_network(self._images[rows])
+        return pixels + 0.03 * torch.randn(pixels.shape, generator=rng)
+
+    def read(self, network: nn.Module, name: str) -> IntArray:
+        """Return the attribute vectors read from the held-out set `name`, shape (n, NUM_ATTRIBUTES)."""
+        return read_attributes(network, self._test[name].images, self._device)[0]
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return the accuracy of each attribute for each held-out set."""
         return {
             f"{name}_{field}": share
             for name, scenes in self._test.items()
-            for field, share in accuracy(
-                read_attributes(network, scenes.images, self._device)[0], scenes.attributes
-            ).items()
+            for field, share in accuracy(self.read(network, name), scenes.attributes).items()
         }
 
     def describe(self) -> dict[str, Any]:
@@ -151,12 +167,19 @@ def decided(fields: torch.Tensor, floor: torch.Tensor) -> IntArray:
     return torch.cat([slots.flatten(1), floor.argmax(-1)[:, None]], dim=1).cpu().numpy().astype(np.int64)
 
 
-@torch.no_grad()
 def read_attributes(network: nn.Module, images: Images, device: str = "cpu") -> tuple[IntArray, NDArray[np.float32]]:
     """Return attribute vectors (n, NUM_ATTRIBUTES) and features (n, num_features) of uint8 images."""
+    return read_inputs(network, torch.from_numpy(images), to_network, device)
+
+
+@torch.no_grad()
+def read_inputs(
+    network: nn.Module, inputs: torch.Tensor, prepared: Callable[[torch.Tensor], torch.Tensor], device: str = "cpu"
+) -> tuple[IntArray, NDArray[np.float32]]:
+    """Return what `read_attributes` does of any inputs, `prepared` for the network part by part."""
     vectors, features = [], []
-    for first in range(0, len(images), _CHUNK):
-        fields, floor, feature = network(to_network(torch.from_numpy(images[first : first + _CHUNK])).to(device))
+    for first in range(0, len(inputs), _CHUNK):
+        fields, floor, feature = network(prepared(inputs[first : first + _CHUNK]).to(device))
         vectors.append(decided(fields, floor))
         features.append(feature.float().cpu().numpy())
     return np.concatenate(vectors), np.concatenate(features)

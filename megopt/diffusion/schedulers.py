@@ -130,8 +130,8 @@ def resume(pipeline: Pipeline, checkpoint: Checkpoint) -> Any:
         scheduler.sigmas = checkpoint.noise_levels.to(scheduler.sigmas)
         scheduler.set_begin_index(checkpoint.step)
     if hasattr(scheduler, "model_outputs"):
-        numbers = {"device": device_of(pipeline), "dtype": dtype_of(pipeline)}
-        past = [output.to(**numbers) for output in checkpoint.solver_history]
+        device, dtype = device_of(pipeline), dtype_of(pipeline)
+        past = [output.to(device=device, dtype=dtype) for output in checkpoint.solver_history]
         scheduler.model_outputs = [None] * (scheduler.config.solver_order - len(past)) + past
         scheduler.lower_order_nums = len(past)
     return scheduler

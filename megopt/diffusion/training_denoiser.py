@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from megopt.diffusion.diffusers_classes import AttnProcessor, DDIMScheduler, UNet2DConditionModel
+from megopt.diffusion.latent_attributes import PerceptualLoss
 from megopt.diffusion.training_objective import Objective
 from megopt.diffusion.training_text import embed
 
@@ -98,20 +99,44 @@ class LatentSet:
             latent_channels, 8, 8) and (n, latent_channels, 4, 4).
         numbers: token numbers of the captions, shape (n, num_tokens).
         empty: those of the empty caption, shape (num_tokens,).
+        attributes: what the captions tell, shape (n, NUM_ATTRIBUTES); only a perceptual loss asks for them.
     """
 
     latents: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     numbers: torch.Tensor
     empty: torch.Tensor
+    attributes: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Guess:
+    """What a denoiser made of a batch.
+
+    Attributes:
+        errors: squared velocity errors, shape (n,).
+        snr: signal-to-noise ratios, shape (n,).
+        clean: the predicted clean latents, of the shape of the latents.
+    """
+
+    errors: torch.Tensor
+    snr: torch.Tensor
+    clean: torch.Tensor
 
 
 class DenoiserObjective(Objective):
-    """The velocity loss on cached latents with a frozen text encoder."""
+    """The velocity loss on cached latents with a frozen text encoder, and a perceptual one where asked for."""
 
     def __init__(
-        self, shape: DenoiserShape, encoder: nn.Module, train: LatentSet, test: LatentSet, device: str = "cpu"
+        self,
+        shape: DenoiserShape,
+        encoder: nn.Module,
+        train: LatentSet,
+        test: LatentSet,
+        device: str = "cpu",
+        perceptual: PerceptualLoss | None = None,
     ) -> None:
         self.shape, self.num_samples, self._train, self._test = shape, len(train.numbers), train, test
+        self._perceptual = perceptual if perceptual is not None and perceptual.settings.weight else None
         self._encoder, self._device = encoder.to(device).eval().requires_grad_(False), device
         self._signal = noise_schedule().alphas_cumprod.to(torch.float32)
 
@@ -130,15 +155,29 @@ class DenoiserObjective(Objective):
         return name.startswith("up_blocks.1.attentions.")
 
     def loss(self, network: nn.Module, rows: torch.Tensor, rng: torch.Generator, progress: float) -> torch.Tensor:
-        """Return the weighted velocity loss."""
+        """Return the weighted velocity loss, and the perceptual one of full-size latents whose caption was told."""
         numbers = self._train.numbers[rows].clone()
-        numbers[torch.rand(len(rows), generator=rng) < self.shape.caption_dropout] = self._train.empty
+        is_dropped = torch.rand(len(rows), generator=rng) < self.shape.caption_dropout
+        numbers[is_dropped] = self._train.empty
         half, quarter = self.shape.small_shares
         draw = float(torch.rand((), generator=rng))
         level = 2 if draw < quarter else int(draw < quarter + half)
         latents = self._train.latents[level][rows].float()
-        errors, snr = self._errors(network, latents, numbers, rng, self.shape.time_power)
-        return (errors * (snr + 1.0).clamp(max=self.shape.snr_limit) / (snr + 1.0)).mean()
+        guess = self._guess(network, latents, numbers, rng, self.shape.time_power)
+        total = (guess.errors * (guess.snr + 1.0).clamp(max=self.shape.snr_limit) / (guess.snr + 1.0)).mean()
+        if self._perceptual is None or level:
+            return total
+        return total + self._perceptual.settings.weight * self._seen(guess, latents, rows, ~is_dropped)
+
+    def _seen(self, guess: _Guess, latents: torch.Tensor, rows: torch.Tensor, is_told: torch.Tensor) -> torch.Tensor:
+        """Return the perceptual loss, a mean over the whole batch, to which some add nothing."""
+        assert self._perceptual is not None
+        assert self._train.attributes is not None
+        counts = is_told & self._perceptual.counts(guess.snr).cpu()
+        if not counts.any():
+            return guess.errors.new_zeros(())
+        true, told = (part.to(self._device) for part in (latents[counts], self._train.attributes[rows[counts]]))
+        return self._perceptual(guess.clean[counts.to(self._device)], true, told) * counts.float().mean().item()
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> dict[str, float]:
@@ -146,23 +185,25 @@ class DenoiserObjective(Objective):
         rng, errors = torch.Generator().manual_seed(0), []
         for first in range(0, len(self._test.numbers), 64):
             part = slice(first, first + 64)
-            errors.append(self._errors(network, self._test.latents[0][part].float(), self._test.numbers[part], rng)[0])
+            latents = self._test.latents[0][part].float()
+            errors.append(self._guess(network, latents, self._test.numbers[part], rng).errors)
         return {"velocity_mse": float(torch.cat(errors).mean())}
 
     def describe(self) -> dict[str, Any]:
-        """Return the shape."""
+        """Return the shape, and the perceptual loss if there is one."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.shape).items()}
-        return {"part": "denoiser", "num_samples": self.num_samples, **plain}
+        extra = {} if self._perceptual is None else {"perceptual": self._perceptual.describe()}
+        return {"part": "denoiser", "num_samples": self.num_samples, **plain, **extra}
 
-    def _errors(
+    def _guess(
         self,
         network: nn.Module,
         latents: torch.Tensor,
         numbers: torch.Tensor,
         rng: torch.Generator,
         time_power: float = 1.0,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squared velocity errors and signal-to-noise ratios, each of shape (n,)."""
+    ) -> _Guess:
+        """Return what the network makes of noisy latents."""
         num = len(latents)
         slices = (torch.randperm(num, generator=rng) + torch.rand(num, generator=rng)) / num
         times = (slices**time_power * NUM_TIMES).long().clamp(max=NUM_TIMES - 1)
@@ -170,10 +211,11 @@ class DenoiserObjective(Objective):
         noise = torch.randn(latents.shape, generator=rng)
         noisy, velocity = mixed(latents, noise, share)
         told = embed(self._encoder, numbers.to(self._device))
-        output = network(noisy.to(self._device), times.to(self._device), encoder_hidden_states=told).sample
-        errors = (output.float() - velocity.to(self._device)).square().mean((1, 2, 3))
+        noisy, share = noisy.to(self._device), share.to(self._device)
+        output = network(noisy, times.to(self._device), encoder_hidden_states=told).sample.float()
+        errors = (output - velocity.to(self._device)).square().mean((1, 2, 3))
         snr = share.flatten() / (1.0 - share.flatten()).clamp(min=1e-8)
-        return errors, snr.to(self._device)
+        return _Guess(errors=errors, snr=snr, clean=share.sqrt() * noisy - (1.0 - share).sqrt() * output)
 
 
 def mixed(latents: torch.Tensor, noise: torch.Tensor, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 autoencoder -> decoder
 autoencoder, text_encoder -> edge, device
+autoencoder -> latent_attributes -> edge, device with a perceptual loss
 attributes, sr_light, sr_diffusion
 """
 
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from megopt.diffusion.attribute_network import AttributeObjective
+from megopt.diffusion.attribute_network import AttributeObjective, load_attribute_network
 from megopt.diffusion.autoencoder import ShuffleAutoencoder
+from megopt.diffusion.latent_attributes import LatentAttributeObjective, PerceptualLoss
 from megopt.diffusion.model_export import ModelCard, save_network
 from megopt.diffusion.super_resolution_network import (
     DiffusionObjective,
@@ -96,6 +98,20 @@ def _attributes(request: PartRequest) -> tuple[Path, ModelCard]:
     return _one_run(request, objective, settings)
 
 
+def _latent_attributes(request: PartRequest) -> tuple[Path, ModelCard]:
+    """Train the network of the perceptual loss; it reads the latents of the encoder, which a decoder's run keeps."""
+    folder = require_trained(request.folder, "autoencoder")
+    autoencoder = ShuffleAutoencoder.from_pretrained(folder, local_files_only=True).to(request.device)
+    learnt, *held_out = (
+        (scenes, cached_latents(request.folder, autoencoder, scenes, request.device))
+        for scenes in (request.scenes("train", request.num_scenes), *request.test_scenes().values())
+    )
+    test = dict(zip(request.test_scenes(), held_out, strict=True))
+    objective = LatentAttributeObjective(learnt, test, request.device)
+    settings = request.settings(batch_size=48, learning_rate=1.5e-3, inner_rate=0.02, warmup_steps=50, ema_decay=0.998)
+    return _one_run(request, objective, settings)
+
+
 def _text_encoder(request: PartRequest) -> tuple[Path, ModelCard]:
     """Train the text encoder; what is saved is the encoder without its queries, and the tokenizer."""
     objective = TextObjective(
@@ -124,10 +140,11 @@ def _denoiser(request: PartRequest) -> tuple[Path, ModelCard]:
             ),
             numbers=token_numbers(tokenizer, scenes.captions),
             empty=empty,
+            attributes=torch.from_numpy(scenes.attributes),
         )
         for scenes in (request.scenes("train", request.num_scenes), request.test_scenes()["unseen"])
     )
-    objective = DenoiserObjective(shape, encoder, learnt, held_out, request.device)
+    objective = DenoiserObjective(shape, encoder, learnt, held_out, request.device, perceptual_loss(request))
     settings = request.settings(batch_size=32, learning_rate=1e-3, inner_rate=rate, ema_decay=0.999)
     return _one_run(request, objective, settings)
 
@@ -150,6 +167,18 @@ def _one_run(request: PartRequest, objective: Objective, settings: TrainingSetti
     return save_network(trained.network, request.folder / request.name / MODEL, card, torch.float32), card
 
 
+def perceptual_loss(request: PartRequest) -> PerceptualLoss | None:
+    """Return the perceptual loss that is asked for, if it is.
+
+    Raises:
+        ConfigError: if its network is not trained yet.
+    """
+    if not request.perceptual.weight:
+        return None
+    network = load_attribute_network(require_trained(request.folder, "latent_attributes"))
+    return PerceptualLoss(network, request.perceptual, request.device)
+
+
 def cached_latents(folder: Path, autoencoder: Any, scenes: SceneSet, device: str) -> torch.Tensor:
     """Return the latents of `scenes`, from a file of the same encoder and images if there is one."""
     digest = hashlib.sha256(scenes.images[:: max(1, len(scenes) // 64)].tobytes())
@@ -166,6 +195,7 @@ PARTS: Mapping[str, Callable[[PartRequest], tuple[Path, ModelCard]]] = {
     "autoencoder": _autoencoder,
     "decoder": _decoder,
     "attributes": _attributes,
+    "latent_attributes": _latent_attributes,
     "text_encoder": _text_encoder,
     "edge": _denoiser,
     "device": _denoiser,

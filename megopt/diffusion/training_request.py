@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from megopt.diffusion.latent_attributes import PerceptualSettings
 from megopt.diffusion.model_export import ModelCard, num_parameters, read_card
 from megopt.diffusion.trained_parts import MODEL, trained_weights
 from megopt.diffusion.training import Trained, train
@@ -39,6 +40,8 @@ class PartRequest:
         latent_channels: of the autoencoder.
         latent_noise: that its decoder learns to bear, latents having deviation 1.
         sr_scale: of the super-resolution parts.
+        rate_factor: times every part's own learning rates; below 1 to change trained weights gently.
+        perceptual: what the loss of a denoiser looks at in the clean latents that it predicts.
         device: "cpu", "cuda", ...
         is_compiled: whether torch.compile makes the networks' kernels.
         shows_progress: whether to show bars.
@@ -56,6 +59,8 @@ class PartRequest:
     latent_channels: int = 8
     latent_noise: float = 0.03
     sr_scale: int = 2
+    rate_factor: float = 1.0
+    perceptual: PerceptualSettings = field(default_factory=PerceptualSettings)
     device: str = "cpu"
     is_compiled: bool = False
     shows_progress: bool = True
@@ -64,10 +69,15 @@ class PartRequest:
         if self.budget_min is not None and not self.budget_min > 0:
             message = f"budget_min={self.budget_min}: expected minutes > 0; change budget_min"
             raise ConfigError(message)
+        if not self.rate_factor > 0:
+            message = f"rate_factor={self.rate_factor}: expected a number > 0; change rate_factor"
+            raise ConfigError(message)
 
     def settings(self, **changes: Any) -> TrainingSettings:
         """Return the settings of a run; from trained weights, it draws other noise than the runs before."""
         budget_s = None if self.budget_min is None else 60.0 * self.budget_min
+        for name in changes.keys() & {"learning_rate", "inner_rate"}:
+            changes[name] *= self.rate_factor
         return TrainingSettings(
             seed=self.seed if self.start is None else _seed_after(self.seed, read_card(self.start)),
             num_steps=self.num_steps,
@@ -121,7 +131,8 @@ class PartRequest:
             hardware=_hardware(self.device),
             num_parameters=num_parameters(network),
             metrics=dict(metrics),
-            settings=asdict(trained.settings),
+            settings=asdict(trained.settings)
+            | ({"perceptual": asdict(self.perceptual)} if self.perceptual.weight else {}),
             began_with=None if start is None else asdict(read_card(start)),
         )
 
