@@ -61,6 +61,8 @@ class RowInfos(Sequence[Info]):
         made |= {name: info[name][row] for name in _COLUMNS if name in info}
         if "final" in info and info["_final"][row]:
             made["terminal_observation"] = info["final_obs"][row]
+            if "final_mask" in info:
+                made["action_mask"] = info["final_mask"][row]
             made["final"] = {name: values[row] for name, values in info["final"].items()}
         return made
 

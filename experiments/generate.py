@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from megopt.analysis.generated_report import generated_report, save_image
+from megopt.analysis.generated_report import PreviewFiles, generated_report, save_image
 from megopt.analysis.report import Report
 from megopt.errors import ConfigError
 from megopt.experiments.serve import read_token
@@ -34,14 +34,17 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     profile, stated = instantiate(config.profile), instantiate(config.get("decision"))
     side_px, own = profile.provenance.resolution_px, {key: config[key] for key in PROMPT_KEYS}
     prompt = Prompt(text=config.prompt, resolution_px=side_px, **own)
-    device = _device(config, profile, stated)
+    connection = LayerConnection(str(config.edge), token=read_token(config.token_file), certificate=config.certificate)
+    device, previews = _device(config, profile, stated), PreviewFiles(output_dir)
+    device.previews.show = previews.save if config.preview_every else None
 
     async def generate() -> Generated:
-        async with LayerConnection(str(config.edge), token=read_token(config.token_file)) as connection:
+        async with connection:
             return await device.generate(prompt, connection, stated and stated.decision(device, prompt))
 
     found = asyncio.run(generate())
-    return generated_report(found, device.table, save_image(found.image, output_dir / "image.png"))
+    path = save_image(found.image, output_dir / "image.png")
+    return generated_report(found, device.table, path, previews.paths)
 
 
 def _device(config: DictConfig, profile: Profile, stated: Stated | None) -> SharingDevice:
@@ -62,13 +65,14 @@ def _device(config: DictConfig, profile: Profile, stated: Stated | None) -> Shar
     table = with_frames(compile_all(schemes, profile)[0], len(config.prompt))
     problem, _ = problem_of(config.problem, profile, table)
     terms = terms_of(config.terms, schemes, profile.provenance)
+    every = config.checkpoint_every or config.preview_every
     side = SideRequest(**{key: config[key] for key in SIDE_KEYS})
     device = SharingDevice.of_models(
         LocalModels.load(side, table, terms.sr_kind, None if stated is None else stated.upscaler),
         table,
         factories[0](table=table, problem=problem),
         ProbedLink(num_bytes=config.probe_bytes, uplink_share=config.uplink_share),
-        settings=DeviceSettings(margin_s=config.margin_s, checkpoint_every=config.checkpoint_every),
+        settings=DeviceSettings(margin_s=config.margin_s, checkpoint_every=every),
         terms=terms,
         draws_groups=config.terms.group_id is None,
     )

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from megopt.live.parity import Cell
 
 NOT_SETTINGS = ("output", "name", "folder")  # they do not change what is measured
-PROMPT_KEYS = ("seed", "deadline_s", "sampler", "guidance_scale", "guidance_rescale")
+SAMPLING_KEYS = ("seed", "sampler", "guidance_scale", "guidance_rescale")
+PROMPT_KEYS = (*SAMPLING_KEYS, "deadline_s")
 
 
 def run(config: DictConfig, output_dir: Path) -> Report:
@@ -57,12 +58,7 @@ def _serve(config: DictConfig, profile: Any, schemes: list[Any], wanted: list[Ce
     terms = terms_of(config.terms, schemes, profile.provenance)
     models = LocalModels.load(own, compile_all(schemes, profile)[0], terms.sr_kind)
     captions = [prompt.text for cell in wanted for prompt in cell.prompts]
-    sampling = Sampling(
-        sampler=config.sampler,
-        guidance_scale=config.guidance_scale,
-        guidance_rescale=config.guidance_rescale,
-        seed=config.seed,
-    )
+    sampling = Sampling(**{key: config[key] for key in SAMPLING_KEYS})
     how = {"captions": captions, "sampling": sampling, "folder": folder, "budget_s": config.budget_s}
     timed = compute_of(config.compute, profile, lambda: measured_here(profile, edge, own, models, **how))
     table = with_frames(compile_all(schemes, timed)[0], round(sum(map(len, captions)) / len(captions)))

@@ -17,10 +17,10 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     """Serve, and return what was served when the process is told to stop."""
     from megopt.diffusion.pipelines import load
     from megopt.live.admission import EdgeSettings
-    from megopt.live.edge import check_exposure, serve
     from megopt.live.model_thread import ModelThread
     from megopt.live.modes_service import SharingEdgeService
     from megopt.live.runs import set_threads
+    from megopt.live.serving import check_exposure, serve
     from megopt.metering.profile_request import SideRequest
 
     require_within("serve", 1, 65_535, port=config.port)

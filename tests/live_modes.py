@@ -16,13 +16,14 @@ from megopt.diffusion.layer_pieces import Body
 from megopt.diffusion.super_resolution import BicubicUpscaler
 from megopt.live.admission import EdgeSettings
 from megopt.live.course import Generated, Prompt
-from megopt.live.edge import served_in_thread
-from megopt.live.messages import Decision, Request
+from megopt.live.decision import Decision
+from megopt.live.messages import Request
 from megopt.live.modes_device import LayerConnection, SharingDevice
 from megopt.live.modes_layers import LayerSessions
 from megopt.live.modes_service import SharingEdgeService
 from megopt.live.modes_shares import GroupShare, LayerShare, RegionShare
 from megopt.live.observation import KnownLink
+from megopt.live.serving import served_in_thread
 from megopt.live.wire import Frame
 from tests import live_parts as parts
 from tests.live_parts import FAST, LOCAL, Always, heard, request_of, table_of

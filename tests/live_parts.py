@@ -23,10 +23,11 @@ from megopt.diffusion.sampling import advance, decode, start
 from megopt.live import runs
 from megopt.live.connection import Connection
 from megopt.live.course import Generated, Prompt
+from megopt.live.decision import Decision
 from megopt.live.device import Device
-from megopt.live.edge import served_in_thread
-from megopt.live.messages import Decision, Request
+from megopt.live.messages import Request
 from megopt.live.service import EdgeService
+from megopt.live.serving import served_in_thread
 from megopt.live.trace import RateTrace
 from megopt.live.wire import Frame
 from megopt.policies.base import Observation

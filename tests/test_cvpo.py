@@ -23,6 +23,7 @@ from megopt.rl.categorical_heads import CategoricalHead, JointHead
 from megopt.rl.cvpo import CVPO
 from megopt.rl.policies import CVPOPolicy
 from megopt.rl.resume import load_run, save_run
+from megopt.rl.updates import fit_actor
 
 th.set_num_threads(1)
 REWARDS = np.array([0.0, 0.5, 1.0, 0.3])
@@ -149,6 +150,26 @@ def test_masked_choices_are_never_taken() -> None:
     assert set(taken.tolist()) == {1}
     with pytest.raises(ConfigError, match="use_action_masks"):
         agent(Bandit("box"), use_action_masks=True)
+
+
+def test_states_without_a_choice_lend_no_trust_to_the_others() -> None:
+    model = agent(Bandit(), use_action_masks=True).learn(80)
+    batch = model.replay_buffer.sample(40)
+    assert batch.masks is not None
+    masks = th.ones_like(batch.masks)
+    masks[10:, 1:] = False
+    fit = fit_actor(
+        model.policy, batch._replace(masks=masks), np.array([9.0]), 1.0, model.settings, np.ones(1), latest=None
+    )
+    assert fit.step.weights.shape == (10, 4)
+    assert fit.step.kl <= model.settings.max_kl + 1e-5
+    every = model.policy.head.candidates(model.policy.actor_target(batch.observations), masks, 1)
+    assert every.prior is not None
+    values = model.policy.critic_target.joined(batch.observations, every)[1] * every.prior
+    assert fit.costs[0] == pytest.approx(float(values.sum(1).mean()), rel=1e-5)  # over all states
+    for head in (JointHead((2, 2), (0, 0)), CategoricalHead((4,), (0,))):
+        assert head.has_choice(masks).tolist() == [True] * 10 + [False] * 30
+    assert GaussianHead(1).has_choice(masks).all()
 
 
 def test_limits_that_no_policy_meets_are_logged_as_recoveries(tmp_path: Path) -> None:

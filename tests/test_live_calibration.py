@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from megopt.errors import ConfigError, PayloadError
 from megopt.live.calibration import CALIBRATIONS, Calibration, Taken
+from megopt.live.decision import Decision
 from megopt.live.jobs import Job
-from megopt.live.messages import Decision, Request, Result
+from megopt.live.messages import Request, Result
 from megopt.live.shared_energy import SharedEnergy
 from megopt.live.wire import Frame
 from megopt.metering.energy import Energy

@@ -13,14 +13,14 @@ from megopt.diffusion.super_resolution import BicubicUpscaler
 from megopt.errors import ConfigError, NotOfferedError
 from megopt.live.connection import Connection
 from megopt.live.course import Generated
-from megopt.live.decisions import decision_of, device_only_row
+from megopt.live.decision import Decision
 from megopt.live.device import Device
 from megopt.live.device_settings import DeviceSettings
-from megopt.live.edge import served_in_thread
-from megopt.live.messages import Decision
 from megopt.live.modes_shares import RegionShare
 from megopt.live.observation import KnownLink, ProbedLink
+from megopt.live.rows import decision_of, device_only_row
 from megopt.live.service import EdgeService
+from megopt.live.serving import served_in_thread
 from megopt.live.shim import ChannelShim
 from megopt.live.trace import RateTrace
 from megopt.metering.energy import PowerModelMeter

@@ -21,10 +21,12 @@ from megopt.diffusion.sampling import advance, decode
 from megopt.errors import ConfigError, PayloadError
 from megopt.live import batches, runs
 from megopt.live.admission import EdgeSettings, RefusedError
-from megopt.live.edge import MAX_REQUEST_BYTES, check_exposure, create_app
+from megopt.live.decision import Decision
+from megopt.live.edge import MAX_REQUEST_BYTES, create_app
 from megopt.live.handover import received_checkpoint, received_image, schedule_crc
-from megopt.live.messages import Capabilities, Decision, Request, Result
+from megopt.live.messages import Capabilities, Request, Result
 from megopt.live.service import EdgeService
+from megopt.live.serving import check_exposure
 from megopt.live.wire import Frame, FrameReader
 from tests.live_parts import heard, unsplit
 from tests.live_parts import request_of as asked_for

@@ -15,12 +15,13 @@ import pytest
 from megopt.live.admission import EdgeSettings
 from megopt.live.connection import BusyError, Connection, LinkError
 from megopt.live.course import Generated
+from megopt.live.decision import Decision
 from megopt.live.device import Device
 from megopt.live.device_settings import DeviceSettings
-from megopt.live.edge import served_in_thread
-from megopt.live.messages import Decision, Request
+from megopt.live.messages import Request
 from megopt.live.observation import KnownLink
 from megopt.live.service import EdgeService
+from megopt.live.serving import served_in_thread
 from megopt.live.shim import ChannelShim
 from tests import live_parts
 from tests.live_parts import FAST, LOCAL, PROMPT, Always, Damaging, Row, free_port, made, reference, table_of

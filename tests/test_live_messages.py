@@ -16,8 +16,9 @@ from megopt.diffusion import codec, merging
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.sampling import advance, start
 from megopt.errors import ConfigError, PayloadError
+from megopt.live.decision import Decision
 from megopt.live.handover import checkpoint_parts, image_part, received_checkpoint, received_image, schedule_crc
-from megopt.live.messages import Decision, Request, Result
+from megopt.live.messages import Request, Result
 from megopt.live.wire import Frame, Part
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

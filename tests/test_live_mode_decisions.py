@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megopt.errors import ConfigError, NotOfferedError, PayloadError
-from megopt.live.messages import Decision, Request
+from megopt.live.decision import Decision
+from megopt.live.messages import Request
 from megopt.live.modes_edge import SharingEdge
 from megopt.live.modes_rows import SharingTerms, sharing_decision
 from megopt.live.modes_shares import LayerShare, RegionShare

@@ -16,8 +16,8 @@ import pytest
 from megopt.diffusion.sampling import decode
 from megopt.live import modes_device
 from megopt.live.course import Generated
+from megopt.live.decision import Decision
 from megopt.live.device_settings import DeviceSettings
-from megopt.live.messages import Decision
 from megopt.live.modes_device import LayerConnection, SharingDevice
 from megopt.live.shim import ChannelShim
 from tests import live_modes

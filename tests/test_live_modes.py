@@ -22,8 +22,9 @@ from megopt.diffusion.region_completion import complete, make_region
 from megopt.diffusion.sampling import advance, decode
 from megopt.errors import ConfigError, PayloadError, PipelineError
 from megopt.live import runs
+from megopt.live.decision import MODES, Decision
 from megopt.live.handover import received_checkpoint
-from megopt.live.messages import MODES, Capabilities, Decision, Request
+from megopt.live.messages import Capabilities, Request
 from megopt.live.modes_edge import SharingEdge, Stages, heard
 from megopt.live.modes_runs import region_of, with_context
 from megopt.live.modes_shares import LayerShare, RegionShare

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from megopt.live.shim import ChannelShim, Impairments
+from megopt.live.packets import Impairments
+from megopt.live.shim import ChannelShim
 from megopt.live.trace import RateTrace
 from tests.live_parts import free_port
 

@@ -27,12 +27,13 @@ from megopt.errors import ConfigError
 from megopt.live.course import Prompt
 from megopt.live.device import Device
 from megopt.live.device_settings import DeviceSettings
-from megopt.live.edge import served_in_thread
+from megopt.live.packets import Stream
 from megopt.live.parity import ReplayedLink, cells, prompts, serve
 from megopt.live.parity_processes import edge_process
 from megopt.live.predictions import with_frames
 from megopt.live.service import EdgeService
-from megopt.live.shim import ChannelShim, Stream
+from megopt.live.serving import served_in_thread
+from megopt.live.shim import ChannelShim
 from megopt.live.trace import RateTrace
 from megopt.policies.base import Observation
 from megopt.problem import Limit, Problem

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megopt.errors import ConfigError
-from megopt.live.shim import PACKET_BYTES, ChannelShim, Impairments, Stream
+from megopt.live.packets import PACKET_BYTES, Impairments, Stream
+from megopt.live.shim import ChannelShim
 from megopt.live.trace import RateTrace
 from megopt.system.channel import GaussMarkov, Rayleigh, Static, Trace
 from megopt.system.link import Link

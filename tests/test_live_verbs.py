@@ -29,6 +29,14 @@ def test_serve_refuses(overrides: list[str], text: str, capsys: pytest.CaptureFi
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "edge", ["nowhere", "localhost:7860", "http://", "http://127.0.0.1:0", "http://127.0.0.1:70000", "ftp://127.0.0.1"]
+)
+def test_generate_refuses_what_is_no_address(edge: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_verb("generate", [f"edge={edge}", f"hydra.run.dir={tmp_path}"]) == 2
+    assert f"edge={edge}: no address; expected http://host:port" in capsys.readouterr().err
+
+
 def test_generate_composes_schemes_and_one_policy() -> None:
     with hydra.initialize_config_module(version_base="1.3", config_module="megopt.conf"):
         config = hydra.compose("generate", ["policy=fastest"])

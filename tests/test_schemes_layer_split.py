@@ -8,11 +8,11 @@ import pytest
 from hydra.utils import instantiate
 
 from megopt.errors import NotOfferedError
-from megopt.live.decisions import decision_of
-from megopt.live.messages import Decision
+from megopt.live.decision import Decision
 from megopt.live.modes_rows import SharingTerms
 from megopt.live.modes_shares import LayerShare
 from megopt.live.predictions import hidden_s, with_frames
+from megopt.live.rows import decision_of
 from megopt.schemes.action_table import ActionTable
 from megopt.schemes.conventional import Conventional
 from megopt.schemes.layer_split import LayerSplit

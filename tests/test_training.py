@@ -20,6 +20,7 @@ from megopt.diffusion import training_data, training_parts
 from megopt.diffusion.attribute_network import AttributeObjective, accuracy, load_attribute_network, read_attributes
 from megopt.diffusion.autoencoder import ShuffleAutoencoder
 from megopt.diffusion.captions import MAX_TOKENS, NUM_ATTRIBUTES, VOCABULARY, attributes, caption
+from megopt.diffusion.latent_attributes import PerceptualSettings
 from megopt.diffusion.model_export import ModelCard, read_card, save_network, save_pipeline
 from megopt.diffusion.orthogonal_momentum import orthogonalised
 from megopt.diffusion.pipelines import load
@@ -243,8 +244,9 @@ def test_parts_train_in_order_and_export_as_pipelines_that_sample(
     monkeypatch.setattr(training_parts, "DENOISERS", {"edge": (small, 0.02), "device": (smaller, 0.02)})
     monkeypatch.setattr(training_parts, "AutoencoderShape", lambda **changes: replace(SHAPE, **changes))
     (tmp_path / "data").symlink_to(data_folder)
-    for part in ("autoencoder", "decoder", "attributes", "text_encoder", "edge", "device"):
-        folder, card = train_part(request(part, tmp_path))
+    with_term = {"edge": {"perceptual": PerceptualSettings(weight=0.2)}}
+    for part in ("autoencoder", "decoder", "attributes", "latent_attributes", "text_encoder", "edge", "device"):
+        folder, card = train_part(request(part, tmp_path, **with_term.get(part, {})))
         assert read_card(folder) == card
         assert card.num_steps == 2
     names = {path.name for path in export_models(tmp_path, tmp_path / "models")}

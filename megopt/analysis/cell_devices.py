@@ -18,9 +18,9 @@ from typing import Any, cast
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from megopt.arrays import FloatArray
+from megopt.arrays import BoolArray, FloatArray
 from megopt.envs.cell import CellVectorEnv
 from megopt.envs.cell_dynamics import CELL_FIELDS, DEVICE_FIELDS
 from megopt.envs.cell_parameters import CellParams
@@ -86,9 +86,35 @@ class DeviceVecEnv(RequestVecEnv):
         self._options = [{} for _ in range(self.num_envs)]
         self.reset_infos = [{} for _ in range(self.num_envs)]
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether there are action masks: where an action is a row."""
+        return isinstance(self.action_space, spaces.Discrete)
+
     def reset(self) -> NDArray[np.float32]:
         """Begin new episodes in all cells; shape (num_envs, 9)."""
         return views(super().reset(), self.cells.params.num_devices)
+
+    def action_masks(self) -> BoolArray:
+        """Return which rows each device may name next, shape (num_envs, num_rows); see `_masks`."""
+        return self._masks(self.cells.has_request().ravel())
+
+    def _masks(self, has_request: BoolArray) -> BoolArray:
+        """Return all rows for devices with a request, and the first alone for the others, whose choice changes nothing.
+
+        A learner then knows where there is something to decide, and spends its trust region on those states.
+        """
+        masks = np.repeat(has_request[:, np.newaxis], len(self.cells.params.is_offered), axis=1)
+        masks[:, 0] = True
+        return masks
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
+    ) -> list[Any]:
+        """Call a method of the cells once and return each index's row of the answer."""
+        if method_name == "action_masks":
+            return list(self.action_masks()[self._rows(indices)])
+        return super().env_method(method_name, *method_args, indices=indices, **kwargs)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Decide the waiting requests; returns observations, rewards (float32), dones and infos, row by row."""
@@ -103,7 +129,10 @@ class DeviceVecEnv(RequestVecEnv):
         is_done = np.repeat(is_cut, num_devices)
         told: dict[str, Any] = {"costs": self.costs}
         if "final" in info:
-            told |= {"final": {}, "_final": is_done, "final_obs": views(info["final_obs"], num_devices)}
+            last = views(info["final_obs"], num_devices)
+            told |= {"final": {}, "_final": is_done, "final_obs": last}
+            if self.has_masks:
+                told["final_mask"] = self._masks(last[:, _WAITING] > 0.0)
         infos = RowInfos(self.num_envs, told, is_done)
         return views(observation, num_devices), gained.astype(np.float32), is_done, cast("list[Any]", infos)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,13 +41,31 @@ def save_image(image: Images, path: Path) -> Path:
         raise ConfigError(message) from error
 
 
-def generated_report(found: Generated, table: ActionTable, path: Path) -> Report:
+@dataclass(slots=True)
+class PreviewFiles:
+    """Previews of one image as files beside it.
+
+    Attributes:
+        folder: of the files.
+        paths: of what was written so far.
+    """
+
+    folder: Path
+    paths: list[Path] = field(default_factory=list)
+
+    def save(self, step: int, image: Images) -> None:
+        """Write the preview after `step` steps, uint8, shape (height, width, 3)."""
+        self.paths.append(save_image(image, self.folder / f"preview_{step:03d}.png"))
+
+
+def generated_report(found: Generated, table: ActionTable, path: Path, previews: Sequence[Path] = ()) -> Report:
     """Return the report of one image.
 
     Args:
         found: the image and what it cost.
         table: rows that the policy chose from.
         path: of the saved image.
+        previews: of saved previews.
     """
     name = table.name(found.row) if found.row >= 0 else f"{found.decision.mode}, as stated"
     results = {"predicted": found.predicted, "measured": found.measured}
@@ -85,6 +104,8 @@ def generated_report(found: Generated, table: ActionTable, path: Path) -> Report
             },
             "timeline_s": dict(found.timeline),
             "notes": list(found.notes),
+            "decision": asdict(found.decision),
+            "previews": [str(one) for one in previews],
             "image": str(path),
         },
         headline=f"{name}: {what}, measured {measured['total']:.3g} s",
@@ -97,7 +118,7 @@ def generated_report(found: Generated, table: ActionTable, path: Path) -> Report
             f"done at the edge: {found.edge_steps} of {found.decision.num_steps} steps",
             *([f"the shadow would have chosen: {shadow}"] if shadow else []),
             *(f"note: {note}" for note in found.notes),
-            f"wrote {shown_path(path)}",
+            *(f"wrote {shown_path(one)}" for one in (*previews, path)),
         ],
     )
 

@@ -23,12 +23,13 @@ import numpy as np
 from megopt.arrays import FloatArray, IntArray
 from megopt.live.connection import Connection, LinkError
 from megopt.live.course import Prompt
-from megopt.live.decisions import decision_of
+from megopt.live.decision import Decision
 from megopt.live.device import Device
 from megopt.live.local_models import LocalModels
-from megopt.live.messages import Decision, Request
+from megopt.live.messages import Request
 from megopt.live.observation import KnownLink
 from megopt.live.parity_processes import edge_process
+from megopt.live.rows import decision_of
 from megopt.live.trace import RateTrace
 from megopt.metering.profile_request import SideRequest
 from megopt.policies.base import Observation

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 
 import httpx
 
-from megopt.errors import MegoptError, PayloadError
+from megopt.errors import ConfigError, MegoptError, PayloadError
 from megopt.live.messages import Capabilities, Request
 from megopt.live.wire import DEFAULT_LIMITS, Frame, FrameLimits, FrameReader
 
@@ -43,8 +45,13 @@ class Connection:
 
     Use it as `async with Connection(url) as connection`.
 
+    An edge of https must show a certificate that is signed by one in `certificate`, or by those that httpx knows.
+
     Attributes:
         limits: of the frames that are taken.
+
+    Raises:
+        ConfigError: for a url that is no address of an edge, or a certificate that cannot be read.
     """
 
     def __init__(
@@ -52,15 +59,22 @@ class Connection:
         url: str,
         *,
         token: str | None = None,
+        certificate: str | Path | None = None,
         limits: FrameLimits = DEFAULT_LIMITS,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        _check_address(url)
         self.limits = limits
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         # whole calls are limited below; a single read may wait as long as the caller lets it
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S, write=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S)
         self._client = httpx.AsyncClient(
-            base_url=url, headers=headers, timeout=timeout, transport=transport, trust_env=False
+            base_url=url,
+            headers=headers,
+            verify=True if certificate is None else _trusting(certificate),
+            timeout=timeout,
+            transport=transport,
+            trust_env=False,
         )
 
     async def __aenter__(self) -> Connection:
@@ -131,6 +145,27 @@ class Connection:
         except LinkError:
             return False
         return answer.status_code == httpx.codes.NO_CONTENT
+
+
+def _check_address(url: str) -> None:
+    try:
+        address = httpx.URL(url)
+        address.host.encode("idna")  # as it is looked up
+        is_port = address.port is None or 0 < address.port < 65_536
+        is_known = address.scheme in ("http", "https") and address.host != "" and is_port
+    except (httpx.InvalidURL, UnicodeError):
+        is_known = False
+    if not is_known:
+        message = f"edge={url[:100]}: no address; expected http://host:port or https://host:port of a `megopt serve`"
+        raise ConfigError(message)
+
+
+def _trusting(certificate: str | Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=certificate)
+    except (OSError, ValueError) as error:
+        message = f"certificate={certificate}: cannot be read ({error}); expected a PEM file of TLS certificates"
+        raise ConfigError(message) from error
 
 
 @asynccontextmanager

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from megopt.diffusion.checkpoint import Checkpoint
+from megopt.live.decision import Decision
 from megopt.live.handover import Image
-from megopt.live.messages import Decision, Request, Result
+from megopt.live.messages import Request, Result
 from megopt.metering.energy import Energy
 from megopt.ranges import require_whole, require_within
 from megopt.system.link import LinkState
@@ -89,8 +90,8 @@ class Generated:
             that is no row.
         decision: what was asked for.
         edge_steps: steps that the edge really did.
-        predicted: of `row` on the observed link, fields of shape (1,), as earlier requests have corrected it; a wait at
-            the edge is not in it; NaN where there is no row.
+        predicted: of `row` on the observed link, fields of shape (1,), as earlier requests have corrected it, with the
+            wait that the edge has stated; NaN where there is no row.
         predicted_runtime_s: part of it that is neither models nor link [s].
         table_latency_s: latency of `row` on the observed link by the table alone [s].
         measured: what came, fields of shape (1,); quality is NaN, and so are joules that nobody metered.

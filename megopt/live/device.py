@@ -2,21 +2,17 @@
 
     observe link and load -> policy -> request -> checkpoint or image -> remaining steps -> decode -> enlarge
 
-Where the edge does not answer in time the device finishes from the last checkpoint it has, or from the noise it has
-drawn itself: both ends begin the same run. The time to do so is kept back from the deadline,
-
-    t_give_up = deadline - margin - t_local(steps left)
-
-with t_local from the device's own runs. What was predicted and what came is returned as two outcomes.
+Where the edge does not answer in time (`megopt.live.asking`) the device finishes from the last checkpoint it has, or
+from the noise it has drawn itself: both ends begin the same run. What was predicted and what came is returned as two
+outcomes.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import replace
 
 from megopt.diffusion.pipelines import Pipeline, latent_space
@@ -24,28 +20,28 @@ from megopt.diffusion.super_resolution import Upscaler
 from megopt.errors import ConfigError, MegoptError, PayloadError
 from megopt.live import runs
 from megopt.live.admission import OwnTimes
+from megopt.live.asking import EdgeAsker
 from megopt.live.calibration import Calibration
-from megopt.live.connection import BusyError, Connection, LinkError, RefusedByEdgeError
-from megopt.live.course import Course, Decided, Generated, Prompt
-from megopt.live.decisions import decision_of, device_only_row, row_of
+from megopt.live.connection import Connection, LinkError
+from megopt.live.course import Course, Decided, Generated, Prompt, no_link
+from megopt.live.decision import Decision
 from megopt.live.device_settings import DeviceSettings
-from megopt.live.handover import received_checkpoint, received_image, schedule_crc
-from megopt.live.messages import Capabilities, Decision, Request, Result
+from megopt.live.handover import schedule_crc
+from megopt.live.messages import Capabilities, Request
 from megopt.live.modes_rows import SharingTerms
-from megopt.live.observation import LinkObserver
+from megopt.live.observation import LinkObserver, with_wait
 from megopt.live.own_models import OwnModels
 from megopt.live.policy_call import chosen_row
 from megopt.live.predictor import Prediction, Predictor
+from megopt.live.rows import decision_of, device_only_row, row_of
 from megopt.live.telemetry import log_event
-from megopt.live.wire import Frame
 from megopt.metering.energy import Meter, NoMeter
 from megopt.policies.base import Observation, Policy
 from megopt.schemes.action_table import ActionTable
 from megopt.system.link import LinkState
-from megopt.units import BITS_PER_BYTE
 
 
-class Device:
+class Device(EdgeAsker):
     """A client with a model of its own.
 
     Attributes:
@@ -69,18 +65,20 @@ class Device:
         meter: Meter | None = None,
         terms: SharingTerms | None = None,
     ) -> None:
-        self.table, self.policy, self.settings = table, policy, settings or DeviceSettings()
+        self.table, self.policy, self.terms = table, policy, terms
         self.shadow: Policy | None = None
-        self.terms = terms
+        self._local_row = device_only_row(table)
+        lights = {("light", scale): upscaler for scale, upscaler in (upscalers or {}).items()}
+        own = OwnModels(pipeline, lights | dict(kinds or {}), meter or NoMeter(), self._first_times())
+        super().__init__(own, settings or DeviceSettings())
         self._predictor = Predictor(table, Calibration(self.settings.calibration))
         self._pipeline, self._observer = pipeline, observer
         self._told: tuple[float, Connection, Capabilities] | None = None
-        self._local_row = device_only_row(table)
-        local = self._decision(self._local_row)
-        # until the first run of its own the device believes the table
-        times = OwnTimes(step_s=float(table.work.device_s[self._local_row]) / local.num_steps)
-        lights = {("light", scale): upscaler for scale, upscaler in (upscalers or {}).items()}
-        self._own = OwnModels(pipeline, lights | dict(kinds or {}), meter or NoMeter(), times)
+
+    def _first_times(self) -> OwnTimes:
+        """Return what the table says of the device's own runs; it is believed until the first of them."""
+        num_steps = self._decision(self._local_row).num_steps
+        return OwnTimes(step_s=float(self.table.work.device_s[self._local_row]) / num_steps)
 
     async def generate(self, prompt: Prompt, connection: Connection, decision: Decision | None = None) -> Generated:
         """Return the image of `prompt`; the edge's failures and the link's show only in the notes and in time.
@@ -101,17 +99,19 @@ class Device:
         request = self._request(prompt, choice.decision)
         run = runs.begin(self._pipeline, request)
         course = Course(prompt=prompt, begun_s=begun_s, run=run, notes=notes)
-        predicted = self._predictor.of(choice.row, link, course.stamp("observe and decide", begun_s))
+        wait_s = 0.0 if told is None else told.wait_s
+        predicted = self._predictor.of(choice.row, link, course.stamp("observe and decide", begun_s), wait_s)
         if choice.decision.mode != "device_only":
             if told is None:
                 notes.append("finished alone from step 0")
             else:
-                left_s = max(1e-3, self._give_up_s(course) - time.monotonic())
-                course.is_asked, asked = True, replace(request, schedule_crc=schedule_crc(run), deadline_s=left_s)
+                course.is_asked = True
+                asked = replace(request, schedule_crc=schedule_crc(run), deadline_s=self._left_s(course))
                 await self._ask(asked, connection, course)
         await self._own.call(course, self._own.finish, course, choice.decision)
         found = self._generated(course, choice, request, link, predicted)
-        return found if link is None else await self._shadowed(found, link)
+        await self.previews.end()
+        return found if link is None else await self._shadowed(found, with_wait(link, wait_s))
 
     async def refresh(self, connection: Connection) -> None:
         """Ask the edge what it can do and how busy it is, in a quiet moment; `settings.refresh_s` long that holds.
@@ -139,10 +139,10 @@ class Device:
     async def _decided(
         self, prompt: Prompt, told: Capabilities | None, link: LinkState | None, notes: list[str]
     ) -> Decided:
-        """Return what the policy wants and both ends can do."""
-        row, probability = (self._local_row, 1.0) if link is None else await self._chosen(link, notes)
-        if told is not None and link is not None:
-            row = self._carried_out(row, told, link, prompt, notes)
+        """Return what the policy wants and both ends can do; without an edge it is asked about a dead link."""
+        seen = no_link() if told is None or link is None else with_wait(link, told.wait_s)
+        row, probability = await self._chosen(seen, notes)
+        row = self._carried_out(row, told, link, prompt, notes)
         return Decided(row=row, decision=self._decision(row), probability=probability)
 
     def _stated(self, decision: Decision, told: Capabilities | None) -> Decided:
@@ -177,16 +177,20 @@ class Device:
         log_event("shadow", request_id=found.request_id, chosen=found.row, shadow=choice.row, shadow_says=named)
         return replace(found, shadow_row=choice.row)
 
-    def _carried_out(self, row: int, told: Capabilities, link: LinkState, prompt: Prompt, notes: list[str]) -> int:
+    def _carried_out(
+        self, row: int, told: Capabilities | None, link: LinkState | None, prompt: Prompt, notes: list[str]
+    ) -> int:
         """Return `row` if both ends can carry it out in time, else the row that needs no edge, with a note."""
         try:
             decision = self._decision(row)
             if decision.mode == "device_only":
                 return row
+            if told is None:
+                return self._local_row  # that there is no edge is noted already
             problems = told.problems(decision, latent_space(self._pipeline))
             if not self._own.can_enlarge(decision):
                 problems.append(f"the device has no {decision.sr_kind} upscaler for the factor {decision.sr_scale}")
-            expected_s = told.wait_s + float(self._predictor.of(row, link, 0.0).outcome.latency_s[0])
+            expected_s = float(self._predictor.of(row, link, 0.0, told.wait_s).outcome.latency_s[0])
             if expected_s > prompt.deadline_s:
                 problems.append(f"the edge would need {expected_s:.3g} s, and {prompt.deadline_s:g} s are left")
         except MegoptError as error:
@@ -220,76 +224,6 @@ class Device:
             decision=decision,
         )
 
-    def _give_up_s(self, course: Course) -> float:
-        """Return when the device must go on alone [s], monotonic clock."""
-        left = course.run.num_steps - course.run.step
-        local_s = self._own.times.of(left)
-        return course.begun_s + course.prompt.deadline_s - self.settings.margin_s - local_s
-
-    async def _ask(self, request: Request, connection: Connection, course: Course) -> None:
-        """Let the edge work until it has said its last word, or the device must go on alone."""
-        begun_s, is_over = time.monotonic(), False
-        for attempt in range(self.settings.num_retries + 1):
-            try:
-                is_over = await self._listen(request, connection, course)
-                break
-            except BusyError as error:
-                course.notes.append(str(error))
-                return
-            except RefusedByEdgeError as error:
-                course.notes.append(str(error))
-                break
-            except (LinkError, PayloadError) as error:
-                course.note(str(error))
-                wait_s = self.settings.backoff_s * 2**attempt
-                if time.monotonic() + wait_s >= self._give_up_s(course):
-                    break
-                await asyncio.sleep(wait_s)
-        took_s = course.stamp("edge and link", begun_s)
-        if course.result is not None:
-            parts = {"queue": course.result.queue_s, "edge": course.result.compute_s}
-            course.timeline += [(f"of which {stage}", part_s) for stage, part_s in parts.items()]
-        if is_over and course.result is not None:
-            course.link_s = max(0.0, took_s - course.result.total_s)
-            course.timeline.append(("of which link", course.link_s))
-        if not is_over:
-            course.notes.append(f"finished alone from step {course.run.step}")
-            await connection.cancel(request.request_id, timeout_s=self.settings.margin_s / 2)
-
-    async def _listen(self, request: Request, connection: Connection, course: Course) -> bool:
-        """Take frames until the last; return whether it came in time."""
-        limit = asyncio.timeout_at(_loop_time(self._give_up_s(course)))
-        try:
-            async with limit, aclosing(connection.frames(request)) as frames:
-                async for frame in frames:
-                    if frame.kind == "failure":
-                        course.notes.append(f"the edge ended it: {str(frame.fields.get('message'))[:200]}")
-                        return False
-                    self._take(frame, request, course)
-                    if frame.kind == "result":
-                        return True
-                    limit.reschedule(_loop_time(self._give_up_s(course)))
-        except TimeoutError:
-            course.notes.append("the deadline is near and the edge has not answered")
-            return False
-        message = "link: the answer ended before the result"
-        raise LinkError(message)
-
-    def _take(self, frame: Frame, request: Request, course: Course) -> None:
-        result = Result.of_frame(frame)
-        if result.request_id != request.request_id or result.decision != request.decision:
-            message = "result: of another request, or of another decision than was asked for"
-            raise PayloadError(message)
-        is_last = frame.kind == "result"
-        if not is_last and result.step <= course.run.step:
-            return  # heard before the link was lost
-        if is_last and request.decision.mode == "edge_only":
-            course.image = received_image(frame, request.decision, (request.height_px, request.width_px))
-        else:
-            course.run = received_checkpoint(frame, course.run, result.step, request.decision)
-        course.result = result
-        course.payload_bits = float(BITS_PER_BYTE * sum(len(part.payload) for part in frame.parts))
-
     def _generated(
         self, course: Course, choice: Decided, request: Request, link: LinkState | None, predicted: Prediction
     ) -> Generated:
@@ -313,8 +247,3 @@ class Device:
             probability=choice.probability,
             energy_source="not_measured" if course.energy is None else course.energy.source,
         )
-
-
-def _loop_time(monotonic_s: float) -> float:
-    """Return a time of the monotonic clock on the clock of the running loop [s]."""
-    return asyncio.get_running_loop().time() + monotonic_s - time.monotonic()

@@ -1,4 +1,4 @@
-"""The edge on a socket: HTTP around `megopt.live.service`.
+"""The calls of the edge: HTTP around `megopt.live.service`.
 
 | call | answer |
 |---|---|
@@ -18,23 +18,17 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import math
-import signal
-import socket
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated
 
-import uvicorn
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.routing import Match
 
 from megopt import __version__
-from megopt.errors import ConfigError, PayloadError
+from megopt.errors import PayloadError
 from megopt.live.admission import RefusedError
 from megopt.live.jobs import Job
 from megopt.live.messages import Capabilities
@@ -42,14 +36,11 @@ from megopt.live.modes_layers import add_layer_routes
 from megopt.live.modes_service import SharingEdgeService
 from megopt.live.openapi import FRAMES, answers, guarded, takes_frame
 from megopt.live.service import EdgeService
-from megopt.live.telemetry import log_event
 
 MAX_REQUEST_BYTES = 1 << 16
 MAX_PROBE_BYTES = 1 << 20
 REFUSAL_STATUS = {"busy": 429, "closing": 503, "other_request": 409}
 BODY_TIMEOUT_S = 10.0
-KEEP_ALIVE_S = 120
-"""Time for which an idle connection is kept [s]: a device pays for a new one with round trips."""
 
 
 def create_app(service: EdgeService, *, token: str | None = None, grace_s: float = 10.0) -> FastAPI:
@@ -92,103 +83,6 @@ def _add_routes(app: FastAPI, calls: _Calls) -> None:
         ("/metrics", calls.metrics, "GET", answers(200, "text/plain")),
     ):
         app.add_api_route(path, call, methods=[method], response_class=Response, **said)
-
-
-def serve(
-    service: EdgeService,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    token: str | None = None,
-    certificate: Path | None = None,
-    key: Path | None = None,
-) -> None:
-    """Serve until the process is told to stop; called from its main thread.
-
-    Args:
-        service: takes the requests.
-        host: address to listen on.
-        port: likewise.
-        token: bearer token; needed off loopback.
-        certificate: of TLS, with `key`; None for none.
-        key: of the certificate.
-
-    Raises:
-        ConfigError: for an address off loopback without a token, a certificate without its key, or an address that
-            cannot be listened on.
-    """
-    check_exposure(host, token)
-    if (certificate is None) != (key is None):
-        message = "serve: a certificate and its key belong together; give both or none"
-        raise ConfigError(message)
-    paths: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
-    config = uvicorn.Config(
-        create_app(service, token=token),
-        log_level="warning",
-        timeout_graceful_shutdown=10,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        **paths,
-    )
-    listener = _listener(host, port)
-    # the kernel takes connections from here on
-    log_event("listening", url=f"http{'s' if certificate else ''}://{host}:{port}", model=service.model)
-    # uvicorn ends gracefully at these signals, and then raises them again: the caller still has something to say
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    finally:
-        listener.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def served_in_thread(service: EdgeService, *, token: str | None = None) -> Iterator[int]:
-    """Serve on a free port of loopback while the context lasts, and yield the port: an edge within a program.
-
-    Args:
-        service: takes the requests; it is closed with the context.
-        token: bearer token; None for none.
-    """
-    app = create_app(service, token=token, grace_s=2.0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-    listener = _listener("127.0.0.1", 0)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        yield int(listener.getsockname()[1])
-    finally:
-        server.should_exit = True
-        thread.join(10.0)
-        listener.close()
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        message = (
-            f"serve: host={host} port={port} cannot be listened on ({error.strerror}); choose another port or host"
-        )
-        raise ConfigError(message) from error
-
-
-def check_exposure(host: str, token: str | None) -> None:
-    """Raise unless `host` is a loopback address or there is a token of 16 characters or more.
-
-    Raises:
-        ConfigError: otherwise.
-    """
-    try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if token is not None and (len(token) < 16 or not token.isascii()):
-        message = "serve: the token is short or not ASCII; expected 16 ASCII characters or more"
-        raise ConfigError(message)
-    if not is_loopback and token is None:
-        message = f"serve: host={host} is off loopback and there is no token; set token, or host=127.0.0.1"
-        raise ConfigError(message)
 
 
 class _Calls:

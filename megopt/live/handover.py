@@ -20,7 +20,7 @@ from megopt.diffusion import codec, merging
 from megopt.diffusion.checkpoint import Checkpoint
 from megopt.diffusion.codec import Latent
 from megopt.errors import PayloadError
-from megopt.live.messages import EXACT_BITS, Decision
+from megopt.live.decision import EXACT_BITS, Decision
 from megopt.live.modes_runs import as_batch, region_of, with_noise, with_region
 from megopt.live.tensors import tensors_of, tensors_part
 from megopt.live.wire import Frame, Part

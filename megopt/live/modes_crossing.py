@@ -7,8 +7,8 @@ import torch
 from megopt.diffusion.codec import Latent
 from megopt.diffusion.layer_pieces import Crossing, Shape
 from megopt.errors import PayloadError
+from megopt.live.decision import Decision
 from megopt.live.handover import received_share, share_part
-from megopt.live.messages import Decision
 from megopt.live.wire import Frame
 
 

@@ -24,9 +24,10 @@ from megopt.diffusion.pipelines import LatentSpace, latent_space
 from megopt.errors import ConfigError, MegoptError, PayloadError
 from megopt.live.connection import Connection, LinkError, RefusedByEdgeError, check_status
 from megopt.live.course import Course, Prompt, StepBytes
+from megopt.live.decision import Decision
 from megopt.live.device import Device
 from megopt.live.local_models import LocalModels
-from megopt.live.messages import Decision, Request
+from megopt.live.messages import Request
 from megopt.live.modes_crossing import crossing_frame, received_crossing
 from megopt.live.modes_runs import region_of
 from megopt.live.modes_shares import LayerShare
@@ -146,6 +147,7 @@ class SharingDevice(Device):
         try:
             while course.run.step < course.run.num_steps:
                 course.run = await self._layer_step(split, told, request, connection, course)
+                self.previews.offer(course.run)
         finally:
             await connection.close_layers(request.request_id, self.settings.margin_s / 2)
 
@@ -190,9 +192,6 @@ class SharingDevice(Device):
                 course.note(str(error))
                 await asyncio.sleep(wait_s)
         raise AssertionError
-
-    def _left_s(self, course: Course) -> float:
-        return max(1e-3, self._give_up_s(course) - time.monotonic())
 
     def _take(self, frame: Frame, request: Request, course: Course) -> None:
         earlier, earlier_bits = course.result, course.payload_bits

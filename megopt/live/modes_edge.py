@@ -25,8 +25,9 @@ from megopt.diffusion.region_completion import cropped
 from megopt.diffusion.regions import Region
 from megopt.errors import ConfigError, PayloadError, PipelineError
 from megopt.live import runs
+from megopt.live.decision import Decision
 from megopt.live.handover import checkpoint_parts, one_image, received_share, share_part
-from megopt.live.messages import Decision, Request
+from megopt.live.messages import Request
 from megopt.live.modes_groups import Groups
 from megopt.live.modes_runs import as_batch, region_of, with_context
 from megopt.live.wire import Frame, Part

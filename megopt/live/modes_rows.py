@@ -10,7 +10,7 @@ import numpy as np
 
 from megopt.diffusion.regions import primary_region
 from megopt.errors import ConfigError, NotOfferedError
-from megopt.live.messages import Decision
+from megopt.live.decision import Decision
 from megopt.live.modes_shares import GroupShare, LayerShare, RegionShare
 from megopt.tables.provenance import Provenance
 

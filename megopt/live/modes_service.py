@@ -5,19 +5,16 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from megopt.diffusion.pipelines import Pipeline
 from megopt.errors import MegoptError
-from megopt.live.admission import EdgeSettings
+from megopt.live.decision import EDGE_MODES
 from megopt.live.jobs import Job
-from megopt.live.messages import EDGE_MODES, Capabilities, Request
-from megopt.live.model_thread import ModelThread
+from megopt.live.messages import Capabilities, Request
 from megopt.live.modes_edge import SharingEdge
 from megopt.live.modes_layers import LayerSessions
 from megopt.live.modes_shares import SHARING_MODES
 from megopt.live.service import EdgeService
 from megopt.live.shared_energy import SharedEnergy
 from megopt.live.telemetry import LOGGER
-from megopt.metering.energy import Meter
 
 
 class SharingEdgeService(EdgeService):
@@ -30,17 +27,10 @@ class SharingEdgeService(EdgeService):
         sessions: layer splits with a head on the device.
     """
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        model: str,
-        settings: EdgeSettings | None = None,
-        meter: Meter | None = None,
-        thread: ModelThread | None = None,
-    ) -> None:
-        self.sharing = SharingEdge(pipeline, (settings or EdgeSettings()).keep_s)
-        self.sessions = LayerSessions(pipeline)
-        super().__init__(pipeline, model, settings, meter, thread)
+    def _prepare(self) -> None:
+        """Build what the modes share between requests."""
+        self.sharing = SharingEdge(self._pipeline, self.settings.keep_s)
+        self.sessions = LayerSessions(self._pipeline)
 
     def capabilities(self) -> Capabilities:
         """Return what this edge can do, and how busy it is."""

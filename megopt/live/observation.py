@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -87,6 +87,11 @@ class ProbedLink:
             uplink_bps=self.uplink_share * rate_bps,
             round_trip_s=min(small_s, large_s),
         )
+
+
+def with_wait(link: LinkState, wait_s: float) -> LinkState:
+    """Return the link as a policy sees it of an edge with a queue: a round trip lasts `wait_s` [s] longer."""
+    return replace(link, round_trip_s=link.round_trip_s + wait_s)
 
 
 def _state(*, snr: float, downlink_bps: float, uplink_bps: float, round_trip_s: float) -> LinkState:

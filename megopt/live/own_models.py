@@ -15,7 +15,7 @@ from megopt.diffusion.super_resolution import Upscaler
 from megopt.live import runs
 from megopt.live.admission import OwnTimes
 from megopt.live.course import Course
-from megopt.live.messages import Decision
+from megopt.live.decision import Decision
 from megopt.metering.energy import Meter
 
 Found = TypeVar("Found")

@@ -23,7 +23,8 @@ from megopt.diffusion.scenes import sample_scenes
 from megopt.live.connection import Connection
 from megopt.live.course import Generated, Prompt
 from megopt.live.modes_device import LayerConnection
-from megopt.live.shim import ChannelShim, Impairments
+from megopt.live.packets import Impairments
+from megopt.live.shim import ChannelShim
 from megopt.live.trace import RateTrace
 from megopt.policies.base import Policy
 from megopt.problem import Problem

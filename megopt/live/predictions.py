@@ -12,7 +12,8 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from megopt.live.messages import Decision, Request, Result
+from megopt.live.decision import Decision
+from megopt.live.messages import Request, Result
 from megopt.live.wire import Frame, Part
 from megopt.schemes.action_table import ActionTable
 from megopt.system.outcome import Outcome

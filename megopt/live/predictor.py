@@ -20,7 +20,7 @@ class Prediction:
 
     Attributes:
         outcome: fields of shape (1,); NaN for a decision that is no row.
-        runtime_s: part of its latency that is neither models nor link [s].
+        runtime_s: part of its latency that is neither models nor link, a wait at the edge included [s].
         table_s: latency by the table alone [s].
         spent_s: part of the runtime that was over when it was predicted [s].
     """
@@ -42,9 +42,17 @@ class Predictor:
         self.calibration = calibration
         self._table = table
 
-    def of(self, row: int, link: LinkState | None, spent_s: float) -> Prediction:
-        """Return what `row`, or -1 for none, will cost on `link`, `spent_s` [s] of which are over."""
+    def of(self, row: int, link: LinkState | None, spent_s: float, wait_s: float = 0.0) -> Prediction:
+        """Return what a row will cost.
+
+        Args:
+            row: of the table; -1 for none.
+            link: that it meets; None for none.
+            spent_s: time that is over already [s].
+            wait_s: at the edge, as it states it; counted where the row asks the edge [s].
+        """
         work, unknown, runtime_s = self._work(row), np.full(1, np.nan), spent_s + self.calibration.runtime_s
+        runtime_s += wait_s if work.num_round_trips[0] > 0.0 else 0.0
         found, plain = (outcome(one, link or no_link(), unknown) for one in (self.calibration.corrected(work), work))
         return Prediction(
             outcome=replace(found, latency_s=found.latency_s + runtime_s - hidden_s(self._table, row, found)),

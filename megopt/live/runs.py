@@ -57,6 +57,27 @@ def image(pipeline: Pipeline, checkpoint: Checkpoint) -> Image:
     return decoded
 
 
+def preview(pipeline: Pipeline, checkpoint: Checkpoint) -> Image:
+    """Return the image that a run of one prompt is heading for, uint8, shape (height, width, 3)."""
+    return image(pipeline, without_noise(pipeline, settled(pipeline, checkpoint)))
+
+
+def without_noise(pipeline: Pipeline, run: Checkpoint) -> Checkpoint:
+    """Return a run without steps left: one step leads from its noise level to none, to what the denoiser sees now."""
+    if run.step == run.num_steps:
+        return run
+    here, levels = slice(run.step, run.step + 1), run.noise_levels
+    whole = replace(
+        run,
+        step=0,
+        num_steps=1,
+        timesteps=run.timesteps[here],
+        noise_levels=torch.cat([levels[here], levels[-1:]]),
+        solver_history=(),
+    )
+    return advance(pipeline, whole, 1)
+
+
 def joined(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """Return runs of one image each, at one step of one schedule, as one run of several images."""
     first = checkpoints[0]

@@ -20,8 +20,9 @@ from megopt.diffusion.schedulers import SAMPLERS
 from megopt.errors import MegoptError, PayloadError
 from megopt.live.admission import EdgeSettings, RefusedError, shape_of
 from megopt.live.batches import BatchRunner
+from megopt.live.decision import CODEC_BITS, EDGE_MODES, IMAGE_CODECS
 from megopt.live.jobs import Job, failure
-from megopt.live.messages import CODEC_BITS, EDGE_MODES, IMAGE_CODECS, Capabilities, Request
+from megopt.live.messages import Capabilities, Request
 from megopt.live.model_thread import ModelThread
 from megopt.live.telemetry import LOGGER
 from megopt.live.wire import PROTOCOL_VERSION, Frame
@@ -54,7 +55,11 @@ class EdgeService(BatchRunner):
         self._is_closing = False
         self._changed = threading.Condition()
         self._thread = thread or ModelThread()
+        self._prepare()
         self._worked = self._thread.submit(self._work)
+
+    def _prepare(self) -> None:
+        """Build what more modes need, before the first request; these need nothing."""
 
     def capabilities(self) -> Capabilities:
         """Return what this edge can do, and how busy it is."""

@@ -6,8 +6,8 @@
     delivery         d_i = max(d_(i-1), a_i + delay + jitter_i + resends_i round trips)
 
 Bytes arrive complete and in order, as TCP delivers them: a lost packet costs its airtime and a round trip again.
-Losses and jitter belong to the position of a packet in its stream, so a seed gives the same ones however the operating
-system cuts the stream. Times come from the schedule above and not from the last wake-up, so late timers do not add up.
+What a packet suffers is drawn by `megopt.live.packets`. Times come from the schedule above and not from the last
+wake-up, so late timers do not add up.
 """
 
 from __future__ import annotations
@@ -16,78 +16,21 @@ import asyncio
 import socket
 import struct
 import time
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 
 from megopt.errors import ConfigError
+from megopt.live.packets import PACKET_BYTES, Impairments, Stream
 from megopt.live.trace import DIRECTIONS, RateTrace
-from megopt.ranges import require_whole, require_within
-from megopt.units import BITS_PER_BYTE
+from megopt.ranges import require_whole
 
-PACKET_BYTES = 1500
 CHUNK_BYTES = 8 * PACKET_BYTES
 QUEUE_CHUNKS = 64
 """Chunks that wait in each direction before the sender is held up."""
-MAX_RESENDS = 20
 CONNECT_TIMEOUT_S = 5.0
 _Chunks: TypeAlias = "asyncio.Queue[tuple[float, bytes]]"
 """Time on the monotonic clock [s] and bytes; empty bytes end the stream."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Impairments:
-    """What a link does beside being slow.
-
-    Attributes:
-        delay_s: one way [s].
-        jitter_s: largest additional delay [s], drawn evenly from 0 on for every packet.
-        loss: share of packets that are lost and sent again [1].
-    """
-
-    delay_s: float = 0.0
-    jitter_s: float = 0.0
-    loss: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_within("shim", 0.0, 60.0, delay_s=self.delay_s, jitter_s=self.jitter_s)
-        require_within("shim", 0.0, 0.9, loss=self.loss)
-
-
-@dataclass(slots=True, kw_only=True)
-class Stream:
-    """The schedule of one direction of one connection; time is that of the link, from its beginning on [s].
-
-    Attributes:
-        impairments: of the link.
-        rng: of this direction of this connection.
-        num_bytes: bytes scheduled so far [B].
-        num_resends: packets sent again so far [1].
-        delivered_s: delivery of what was last scheduled [s].
-    """
-
-    impairments: Impairments
-    rng: np.random.Generator
-    num_bytes: int = 0
-    num_resends: int = 0
-    delivered_s: float = 0.0
-    _num_packets: int = field(default=0, repr=False)
-
-    def cost(self, num_bytes: int) -> tuple[float, float]:
-        """Return bits on the air [bit] and delay beside airtime [s] of the next `num_bytes` of the stream."""
-        self.num_bytes += num_bytes
-        begun = -(-self.num_bytes // PACKET_BYTES) - self._num_packets
-        self._num_packets += begun
-        draws = self.rng.random((begun, 2))  # one row a packet, so that the cutting does not matter
-        loss = self.impairments.loss
-        resends = np.zeros(begun, dtype=np.int64)
-        if loss > 0.0:
-            resends = np.minimum(np.log(1.0 - draws[:, 0]) // np.log(loss), MAX_RESENDS).astype(np.int64)
-        self.num_resends += int(resends.sum())
-        bits = BITS_PER_BYTE * (num_bytes + PACKET_BYTES * int(resends.sum()))
-        waits_s = self.impairments.jitter_s * draws[:, 1] + 2.0 * self.impairments.delay_s * resends
-        return float(bits), self.impairments.delay_s + float(waits_s.max(initial=0.0))
 
 
 class ChannelShim:

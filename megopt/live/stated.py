@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from megopt.diffusion.layer_pieces import FIRST, LAST, Body
 from megopt.errors import ConfigError
-from megopt.live.messages import Decision
+from megopt.live.decision import Decision
 from megopt.live.modes_rows import region_share
 from megopt.live.modes_shares import GroupShare, RegionShare
 
@@ -22,7 +22,7 @@ class Stated:
     """What to do, in the words of a configuration; keys of other modes are not looked at.
 
     Attributes:
-        mode: one of `megopt.live.messages.MODES`.
+        mode: one of `megopt.live.decision.MODES`.
         num_steps: denoising steps of the run.
         split_step: steps of the edge, of step split and shared steps; 0 for half of them.
         merge_ratio: share of the latent's tokens merged away [1].

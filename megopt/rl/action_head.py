@@ -20,7 +20,7 @@ class Candidates:
     Attributes:
         actions: latent Gaussian samples (num_states, num_actions, dim), or indices per factor; None when enumerated.
         encoding: actions as the critic reads them, shape (num_states, num_actions, size); None when enumerated.
-        prior: pi(a|s) of enumerated actions, shape (num_states, num_actions); None when sampled.
+        prior: pi(a|s) of enumerated actions or cells, shape (num_states, num_actions); None when sampled.
     """
 
     actions: th.Tensor | None
@@ -52,6 +52,10 @@ class ActionHead(ABC):
     @abstractmethod
     def candidates(self, outputs: th.Tensor, masks: th.Tensor | None, num_samples: int) -> Candidates:
         """Return `num_samples` actions per state from the policy, or all actions with their probabilities."""
+
+    def has_choice(self, masks: th.Tensor) -> th.Tensor:
+        """Return which masks leave more than one action, shape (num_states,)."""
+        return th.ones(len(masks), dtype=th.bool, device=masks.device)
 
     @abstractmethod
     def encode(self, actions: th.Tensor) -> th.Tensor:

@@ -1,4 +1,4 @@
-"""The head of an action space: squashed Gaussians for Box, factors of a categorical for Discrete and MultiDiscrete."""
+"""The head of an action space: Gaussians or histograms for Box, categorical factors for (Multi)Discrete."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gymnasium import spaces
 from megopt.errors import ConfigError
 from megopt.rl.action_head import ActionHead, Candidates
 from megopt.rl.categorical_heads import CategoricalHead, JointHead
+from megopt.rl.histogram_head import HistogramHead
 
 _MEAN_BOUND = 4.0
 """Bound on the Gaussian mean before tanh; tanh(4) = 0.9993."""
@@ -70,18 +71,20 @@ class GaussianHead(ActionHead):
         return th.stack([th.mean(by_mean), th.mean(by_std)])
 
 
-def head_of(space: spaces.Space[Any], *, is_joint: bool = False) -> ActionHead:
+def head_of(space: spaces.Space[Any], *, is_joint: bool = False, num_bins: int = 0) -> ActionHead:
     """Return the head of an action space.
 
     Args:
         space: what is done.
         is_joint: whether masks cover joint actions, in place of the choices of each factor.
+        num_bins: intervals per dimension of a Box; 0 for a Gaussian.
 
     Raises:
         ConfigError: for spaces other than bounded Box, Discrete and MultiDiscrete.
     """
     if isinstance(space, spaces.Box) and space.is_bounded():
-        return GaussianHead(int(np.prod(space.shape)))
+        dim = int(np.prod(space.shape))
+        return HistogramHead(dim, num_bins) if num_bins else GaussianHead(dim)
     categorical = JointHead if is_joint else CategoricalHead
     if isinstance(space, spaces.Discrete):
         return categorical((int(space.n),), (int(space.start),))

@@ -66,6 +66,10 @@ class CategoricalHead(ActionHead):
         choices = self._sample(log_probs, num_samples)
         return Candidates(actions=choices, encoding=self._one_hot(choices), prior=None)
 
+    def has_choice(self, masks: th.Tensor) -> th.Tensor:
+        """Return which masks leave more than one action, shape (num_states,)."""
+        return th.stack([part.sum(dim=1) > 1 for part in th.split(masks, list(self.sizes), dim=1)]).any(dim=0)
+
     def _one_hot(self, choices: th.Tensor) -> th.Tensor:
         factors = th.unbind(choices, dim=-1)
         coded = [functional.one_hot(factor, size) for factor, size in zip(factors, self.sizes, strict=True)]
@@ -120,6 +124,10 @@ class JointHead(CategoricalHead):
     def _rows(self, outputs: th.Tensor) -> th.Tensor:
         assert self._table is not None
         return self._table.to(outputs.device)
+
+    def has_choice(self, masks: th.Tensor) -> th.Tensor:
+        """Return which masks leave more than one action, shape (num_states,)."""
+        return masks.sum(dim=1) > 1
 
     def act(self, outputs: th.Tensor, masks: th.Tensor | None, is_deterministic: bool) -> th.Tensor:
         """Return the likeliest joint action, or a sample."""

@@ -124,14 +124,14 @@ class CVPO(MaskedActing):
     def _setup_model(self) -> None:
         settings = self.settings
         is_masked = settings.use_action_masks or settings.use_joint_masks
-        head = head_of(self.action_space, is_joint=settings.use_joint_masks)
+        given = {"use_joint_masks": settings.use_joint_masks, "num_bins": settings.num_bins}
+        head = head_of(self.action_space, is_joint=settings.use_joint_masks, num_bins=settings.num_bins)
         if is_masked and not head.num_choices:
             message = (
                 f"CVPO: use_action_masks with {self.action_space}; expected Discrete or MultiDiscrete; leave it out"
             )
             raise ConfigError(message)
-        given = {"num_limits": self.num_limits, "use_joint_masks": settings.use_joint_masks}
-        self.policy_kwargs = {**self.policy_kwargs, **given}
+        self.policy_kwargs = {**self.policy_kwargs, **given, "num_limits": self.num_limits}
         self.replay_buffer_kwargs = {
             "num_limits": self.num_limits,
             "n_steps": settings.n_steps,
@@ -178,9 +178,8 @@ class CVPO(MaskedActing):
             return
         path = self.replay_buffer.latest(min(self.thresholds.num_pending, _LONGEST_PATH), self._vec_normalize_env)
         taken, visited = cost_means(self.policy, path, self.settings.num_samples)
-        replayed, prices = (
-            np.mean([getattr(fit.step, name) for fit in fits], axis=0) for name in ("prior_costs", "multipliers")
-        )
+        replayed = np.mean([fit.costs for fit in fits], axis=0)
+        prices = np.mean([fit.step.multipliers for fit in fits], axis=0)
         means = CriticMeans(taken=taken, visited=visited, replayed=replayed)
         self.thresholds.update(means, prices > 0.0)
 

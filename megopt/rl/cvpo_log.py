@@ -38,7 +38,7 @@ def log_rows(
             f"cost_{number}/limit": float(limit),
             f"cost_{number}/measured": float(thresholds.measured_cost()[number]),
             f"cost_{number}/threshold": float(bounds[number]),
-            f"cost_{number}/q_value": float(latest.prior_costs[number]),
+            f"cost_{number}/q_value": float(fits[-1].costs[number]),
             f"cost_{number}/multiplier": float(latest.multipliers[number]),
         }
     return rows

@@ -51,6 +51,7 @@ class CVPOPolicy(BasePolicy):
         num_limits: int = 0,
         num_critics: int = 1,
         use_joint_masks: bool = False,
+        num_bins: int = 0,
     ) -> None:
         """Build all networks; `net_arch` may name `pi` and `qf` layers apart, 256 and 256 by default."""
         super().__init__(
@@ -63,13 +64,14 @@ class CVPOPolicy(BasePolicy):
             optimizer_kwargs=optimizer_kwargs,
             squash_output=isinstance(action_space, spaces.Box),
         )
-        self.head = head_of(action_space, is_joint=use_joint_masks)
+        self.head = head_of(action_space, is_joint=use_joint_masks, num_bins=num_bins)
         self._settings = {"net_arch": net_arch, "activation_fn": activation_fn} | {
             "features_extractor_class": features_extractor_class,
             "features_extractor_kwargs": features_extractor_kwargs,
             "num_limits": num_limits,
             "num_critics": num_critics,
             "use_joint_masks": use_joint_masks,
+            "num_bins": num_bins,
         }
         layers, critic_layers = get_actor_critic_arch([256, 256] if net_arch is None else net_arch)
         num_heads, num_outputs = 1 + num_limits, self.head.num_outputs

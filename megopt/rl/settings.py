@@ -34,6 +34,7 @@ class CVPOSettings:
         num_fit_steps: gradient steps of the M-step per E-step.
         fit_kl: trust region of the M-step: of the mean for Box, of the policy otherwise [nat].
         fit_kl_spread: trust region of the spread for Box [nat].
+        num_bins: intervals that a histogram policy cuts each dimension of a Box into, 2 or more; 0 for a Gaussian.
         measure_window: steps that the measured cost looks back on.
         limit_margin: share of each limit's size to stay below it, in [0, 0.5]: what the luck of the draws may cost.
         use_action_masks: ask the environment's `action_masks()` which Discrete or MultiDiscrete choices are legal.
@@ -50,6 +51,7 @@ class CVPOSettings:
     num_fit_steps: int = 1
     fit_kl: float = 0.01
     fit_kl_spread: float = 0.001
+    num_bins: int = 0
     measure_window: int = 4000
     limit_margin: float = 0.0
     use_action_masks: bool = False
@@ -60,7 +62,7 @@ class CVPOSettings:
         require_within("CVPO", 1e-9, 1e3, critic_rate_factor=self.critic_rate_factor, **radii)
         require_within("CVPO", 0.0, 1.0, policy_tau=self.policy_tau)
         require_within("CVPO", 0.0, 0.5, limit_margin=self.limit_margin)
-        require_whole("CVPO", 2, num_samples=self.num_samples)
+        require_whole("CVPO", 2, num_samples=self.num_samples, num_bins=self.num_bins or 2)
         require_whole("CVPO", 1, num_fit_steps=self.num_fit_steps, num_sampled_states=self.num_sampled_states)
         require_whole("CVPO", 1, measure_window=self.measure_window, n_steps=self.n_steps)
 

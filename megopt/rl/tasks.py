@@ -11,7 +11,8 @@ One task comes with four kinds of actions, and all have this optimum:
     discrete   Discrete(4), an arm
     multi      MultiDiscrete([2, 2]), the two binary digits of an arm
     box        Box of two numbers: the probabilities of the digits, reward and costs are those on average
-    steps      Box of one number, cut into intervals for the arms 0, 1, 3, 2: a Gaussian has to straddle an end to mix
+    steps      Box of one number, cut into intervals for the arms 0, 1, 3, 2: a Gaussian has to straddle an end to mix,
+               and to pass what is bad in the middle on its way from one good end to the other
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ the slow policy, which the threshold is for, at replayed states s:
     threshold = limit H + error + drift
 
 A policy at the threshold then has the measured mean cost limit, whatever the shift is. For a critic that is right the
-terms of the error telescope along the path, so it needs few steps, whatever the environment happens to draw; the drift
-is a difference of levels, so it looks back on a share of all steps.
+terms of the error telescope along the path, whatever the environment happens to draw. Where an observation does not
+tell all (how far away a device is, say) they do not: a dear episode is dearer than its critic in every step, and luck
+stays in. Both parts therefore look back on a share of all steps; a policy that has changed since is in both terms.
 
 The actor is not quite at the threshold, though: it is fitted to the E-step's q, and where its class cannot follow (a
 Gaussian, at a step of the cost) it comes to rest above or below. So a slow integral of the distance from the threshold
@@ -43,8 +44,8 @@ _INTEGRAL_BOUND = 0.1
 """Largest integral, as a share of the sizes of limit and measured cost together."""
 _LEAST_FELT = 0.1
 """Share of the batches of a window that must feel a limit for its integral to move."""
-_DRIFT_SHARE = 0.5
-"""Share of all steps that the drift looks back on, once that is more than a window."""
+_LOOK_BACK = 0.5
+"""Share of all measured steps that running means look back on, once that is more than a window."""
 
 
 def mean_horizon(lengths: FloatArray, is_terminated: BoolArray, gamma: float) -> float:
@@ -110,7 +111,7 @@ class Thresholds:
             limits: the limits; None for none.
             gamma: discount per step.
             num_envs: environments side by side.
-            window: steps, over all environments, that running means look back on.
+            window: steps, over all environments, that running means look back on at least.
             num_episodes: latest episodes that tell how episodes end.
             margin: share of a limit's size that is held back from it.
         """
@@ -179,11 +180,10 @@ class Thresholds:
             self._num_skipped += num_new
             self._num_measured = 0
         self._num_measured += num_new
-        rate = num_new / min(self._num_measured, self._window)
+        rate = num_new / min(self._num_measured, max(self._window, _LOOK_BACK * self._num_measured))
         self.measured = _moved(self.measured, cost, rate)
         self.values = _moved(self.values, means.taken, rate)
-        slow = num_new / min(self._num_measured, max(self._window, _DRIFT_SHARE * self._num_measured))
-        self.drift = _moved(self.drift, means.replayed - means.visited, slow)
+        self.drift = _moved(self.drift, means.replayed - means.visited, rate)
         if self.is_corrected and np.all(np.isfinite(self.limits_per_step)):
             self._integrate(means.replayed, is_felt, min(1.0, num_new / self._window))
 

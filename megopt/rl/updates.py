@@ -30,13 +30,15 @@ class Fit:
     Attributes:
         step: answer of the E-step.
         multipliers: multiplier of each divergence after the M-step, >= 0.
-        level: running mean over batches of Q of the costs under the slow policy, shape (num_limits,).
+        costs: mean Q of the costs under the slow policy over the batch, shape (num_limits,).
+        level: running mean of that over batches, shape (num_limits,).
         loss: cross entropy of the last gradient step.
         share: largest divergence there over its bound.
     """
 
     step: EStep
     multipliers: FloatArray
+    costs: FloatArray
     level: FloatArray
     loss: float
     share: float
@@ -52,6 +54,47 @@ def fit_critics(policy: CVPOPolicy, batch: CostReplaySamples) -> float:
         targets = (batch.returns.T + batch.discounts * expected) / policy.critic.scales[:, None]
     current = policy.critic.of_stored(batch.observations, head.encode(batch.actions))
     return descend(policy.critic.optimizer, th.mean((current - targets) ** 2, dim=2).sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Centre:
+    """The slow actor at some states, which the E-step and the fit begin from.
+
+    Attributes:
+        states: observations.
+        masks: legal choices there; None without masks.
+        outputs: of the slow actor.
+        candidates: actions to weigh.
+        values: Q of reward and costs by the slow critics, shape (1 + num_limits, num_states, num_actions).
+        prior: probabilities of enumerated actions, rows sum to 1; None of sampled ones.
+    """
+
+    states: th.Tensor
+    masks: th.Tensor | None
+    outputs: th.Tensor
+    candidates: Candidates
+    values: FloatArray
+    prior: FloatArray | None
+
+    def at(self, is_kept: th.Tensor) -> _Centre:
+        """Return the part at some of the states, shape (num_states,)."""
+        kept = self.candidates
+        parts = (part if part is None else part[is_kept] for part in (kept.actions, kept.encoding, kept.prior))
+        rows = is_kept.cpu().numpy()
+        return _Centre(
+            states=self.states[is_kept],
+            masks=None if self.masks is None else self.masks[is_kept],
+            outputs=self.outputs[is_kept],
+            candidates=Candidates(**dict(zip(("actions", "encoding", "prior"), parts, strict=True))),
+            values=self.values[:, rows],
+            prior=None if self.prior is None else self.prior[rows],
+        )
+
+    def mean_costs(self) -> FloatArray:
+        """Return mean Q of each cost under the slow policy, shape (num_limits,)."""
+        costs = self.values[1:]
+        by_state = np.mean(costs, axis=2) if self.prior is None else np.sum(costs * self.prior, axis=2)
+        return np.asarray(np.mean(by_state, axis=1))
 
 
 def fit_actor(
@@ -74,6 +117,9 @@ def fit_actor(
     to the threshold, which counts `horizon` steps, is divided by their number. Asked for in one step, the whole of it
     would be paid `horizon` times over, and the policy would swing about its limits.
 
+    States whose masks leave no choice take no part: they would lend their trust to the others, which could then move by
+    a multiple of it. What is missing has to be made up for in the rest, so it is divided by their share.
+
     Args:
         policy: the networks.
         batch: where from.
@@ -83,39 +129,79 @@ def fit_actor(
         multipliers: multiplier of each divergence, >= 0, shape (num_divergences,).
         latest: the update before, to start from.
     """
-    head = policy.head
-    count = None if head.num_joint else settings.num_sampled_states
+    centre = _centre_of(policy, batch, settings)
+    found = centre.mean_costs()
+    level = found if latest is None else latest.level + _LEVEL_RATE * (found - latest.level)
+    start = None if latest is None else latest.step
+    deciding, share = _deciding(policy, centre)
+    bounds = deciding.mean_costs() + (thresholds - level) / (horizon * share)
+    step = _best_shares(deciding, bounds, settings.max_kl, start)
+    multipliers, loss, used = _fit_to(policy, deciding, step.weights, settings, multipliers)
+    return Fit(step=step, multipliers=multipliers, costs=found, level=level, loss=loss, share=used)
+
+
+def _deciding(policy: CVPOPolicy, centre: _Centre) -> tuple[_Centre, float]:
+    """Return the states with more than one legal choice, and their share; all of them where none has."""
+    if centre.masks is None:
+        return centre, 1.0
+    has_choice = policy.head.has_choice(centre.masks)
+    share = float(has_choice.float().mean())
+    return (centre, 1.0) if share in (0.0, 1.0) else (centre.at(has_choice), share)
+
+
+def _centre_of(policy: CVPOPolicy, batch: CostReplaySamples, settings: CVPOSettings) -> _Centre:
+    """Return the slow actor at the states of a batch, or at the first few where actions are sampled."""
+    count = None if policy.head.num_joint else settings.num_sampled_states
     states, masks = batch.observations[:count], None if batch.masks is None else batch.masks[:count]
     with th.no_grad():
-        old = policy.actor_target(states)
-        candidates = head.candidates(old, masks, settings.num_samples)
+        outputs = policy.actor_target(states)
+        candidates = policy.head.candidates(outputs, masks, settings.num_samples)
         values = _doubles(policy.critic_target.joined(states, candidates))
     prior = _prior(candidates)
-    found = np.mean(np.sum(values[1:] * prior, axis=2) if prior is not None else np.mean(values[1:], axis=2), axis=1)
-    level = found if latest is None else latest.level + _LEVEL_RATE * (found - latest.level)
-    step = solve(
-        values[0],
-        values[1:],
-        found + (thresholds - level) / horizon,
-        settings.max_kl,
-        prior=prior,
-        start=None if latest is None else latest.step,
+    return _Centre(states=states, masks=masks, outputs=outputs, candidates=candidates, values=values, prior=prior)
+
+
+def _best_shares(centre: _Centre, bounds: FloatArray, max_kl: float, start: EStep | None) -> EStep:
+    """Return the answer of the E-step under upper bounds on mean Q of the costs."""
+    return solve(
+        centre.values[0],
+        centre.values[1:],
+        bounds,
+        max_kl,
+        prior=centre.prior,
+        start=start,
         tolerance=_TOLERANCE,
         max_iterations=_MAX_ITERATIONS,
     )
-    weights = th.as_tensor(step.weights, dtype=th.float32, device=old.device)
-    radii = np.array([settings.fit_kl, settings.fit_kl_spread][: len(head.names)])
+
+
+def _fit_to(
+    policy: CVPOPolicy, centre: _Centre, shares: FloatArray, settings: CVPOSettings, multipliers: FloatArray
+) -> tuple[FloatArray, float, float]:
+    """Fit the actor to q; returns multipliers of the divergences, the last loss and largest divergence over its bound.
+
+    The multipliers are projected where they are stored, so that they do not wind up.
+    """
+    radii = np.array([settings.fit_kl, settings.fit_kl_spread][: len(policy.head.names)])
+    weights = th.as_tensor(shares, dtype=th.float32, device=centre.outputs.device)
+    loss, used = np.nan, np.zeros(len(radii))
     for _ in range(settings.num_fit_steps):
-        new = policy.actor(states)
-        divergences = head.divergences(new, old, masks)
-        fit = head.fit_loss(new, old, candidates, weights, masks)
-        prices = th.as_tensor(multipliers, dtype=th.float32, device=old.device)
-        descend(policy.actor.optimizer, fit + th.sum(prices * divergences))
-        shares = _doubles(divergences) / radii
-        # projected where it is stored, so that it does not wind up
-        multipliers = np.clip(multipliers + _MULTIPLIER_RATE * (shares - 1.0), 0.0, _MULTIPLIER_CEILING)
-    loss, share = float(fit.detach()), float(np.max(shares))
-    return Fit(step=step, multipliers=multipliers, level=level, loss=loss, share=share)
+        loss, divergences = _descend_once(policy, centre, weights, multipliers)
+        used = divergences / radii
+        multipliers = np.clip(multipliers + _MULTIPLIER_RATE * (used - 1.0), 0.0, _MULTIPLIER_CEILING)
+    return multipliers, loss, float(np.max(used))
+
+
+def _descend_once(
+    policy: CVPOPolicy, centre: _Centre, weights: th.Tensor, multipliers: FloatArray
+) -> tuple[float, FloatArray]:
+    """Take one step of the actor; returns the cross entropy and the divergences before it."""
+    new = policy.actor(centre.states)
+    divergences = policy.head.divergences(new, centre.outputs, centre.masks)
+    fit = policy.head.fit_loss(new, centre.outputs, centre.candidates, weights, centre.masks)
+    prices = th.as_tensor(multipliers, dtype=th.float32, device=new.device)
+    descend(policy.actor.optimizer, fit + th.sum(prices * divergences))
+    return float(fit.detach()), _doubles(divergences)
 
 
 def cost_means(policy: CVPOPolicy, batch: CostReplaySamples, num_samples: int) -> tuple[FloatArray, FloatArray]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 import numpy as np
 
 from megopt.errors import MegoptError, NotOfferedError
-from megopt.live.messages import Decision
+from megopt.live.decision import Decision
 from megopt.live.modes_rows import SCHEMES, SharingTerms, sharing_decision
 from megopt.schemes.action_table import ActionTable
 
