@@ -12,7 +12,6 @@ import pytest
 
 from megopt.analysis.generated_report import PreviewFiles
 from megopt.arrays import IntArray
-from megopt.benchmarks import exposure
 from megopt.diffusion.sampling import advance, start
 from megopt.errors import ConfigError
 from megopt.live import runs
@@ -131,17 +130,3 @@ def test_the_wait_that_the_edge_states_is_in_the_prediction(
     assert 2.0 < split.predicted_runtime_s < 2.0 + split.measured.latency_s[0]
     assert split.predicted.latency_s[0] == pytest.approx(split.table_latency_s + split.predicted_runtime_s)
     assert alone.predicted_runtime_s > 2.0  # rows of this table all count a round trip
-
-
-# --- what a hand-over gives away ------------------------------------------------------------------------------------
-
-
-def test_exposure_by_hand(tiny_pipelines: dict[str, Path]) -> None:
-    models = {"edge": str(tiny_pipelines["sd"]), "device": str(tiny_pipelines["sd"]), "side_px": 32}
-    found = exposure.run(3, 4, split_steps=(1, 4), codec_bits=(32, 4), seed=0, **models)  # type: ignore[arg-type]
-    assert found["exposure.1.edge_psnr_db"] == 99.0  # one model on both ends: the edge knows every pixel
-    assert set(found) == {
-        "exposure.guess_psnr_db",
-        *(f"exposure.{step}.edge_psnr_db" for step in (1, 4)),
-        *(f"exposure.{step}.{bits}.heard_psnr_db" for step in (1, 4) for bits in (32, 4)),
-    }

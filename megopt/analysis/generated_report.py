@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -92,19 +92,11 @@ def generated_report(found: Generated, table: ActionTable, path: Path, previews:
             "predicted_s": predicted,
             "measured_s": measured,
             "abs_error": off,
-            "payload_bits": float(found.measured.payload_bits[0]),
             "device_energy_j": {of: one["device"] for of, one in joules.items()},
             "edge_energy_j": {of: one["edge"] for of, one in joules.items()},
             "energy_source": sources["device"],
             "edge_energy_source": sources["edge"],
-            "crossed_bytes": {
-                "up": sum(one.up_bytes for one in found.crossed),
-                "down": round(float(found.measured.payload_bits[0]) / BITS_PER_BYTE),
-                "frames": len(found.crossed),
-            },
-            "timeline_s": dict(found.timeline),
-            "notes": list(found.notes),
-            "decision": asdict(found.decision),
+            **_course(found),
             "previews": [str(one) for one in previews],
             "image": str(path),
         },
@@ -121,6 +113,22 @@ def generated_report(found: Generated, table: ActionTable, path: Path, previews:
             *(f"wrote {shown_path(one)}" for one in (*previews, path)),
         ],
     )
+
+
+def _course(found: Generated) -> dict[str, Any]:
+    """Return what was decided and what became of it, as plain data."""
+    payload_bits = float(found.measured.payload_bits[0])
+    return {
+        "decision": asdict(found.decision),
+        "payload_bits": payload_bits,
+        "crossed_bytes": {
+            "up": sum(one.up_bytes for one in found.crossed),
+            "down": round(payload_bits / BITS_PER_BYTE),
+            "frames": len(found.crossed),
+        },
+        "timeline_s": dict(found.timeline),
+        "notes": list(found.notes),
+    }
 
 
 def _cells(

@@ -1,12 +1,13 @@
-"""What an image that is made together gives away: to who hears the hand-over, and to the edge.
+"""What a hand-over costs the user's image, and what it gives away: to who hears it, and to the edge.
 
+    packed   the user's image, against the same hand-over with every number as it is
     heard    the latent that crosses, without the prompt, taken from its noise level to none by the public edge model
     edge     the edge's own end of the run: it has the prompt, the noise and the model
     guess    the image of another prompt and noise, which nobody had to hear
 
-each held against the image that the user gets, by PSNR; without noise that the other side does not know there is no
-secret, so this is a measure and no protection. Source: distances of what the server sees, as Lambda-Split
-(arXiv 2310.14651) measures them offline.
+The last three are held against the image that the user gets; all by PSNR, equal images counted as 99 dB. There is no
+secret between the ends, so this is a measure and no protection. Source: the distances of what the server sees that
+Lambda-Split (arXiv 2310.14651) measures offline.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from megopt.live.runs import without_noise
 from megopt.ranges import require_whole
 
 SIDE_PX = 64
+MOST_DB = 99.0
+"""In place of the infinite PSNR of equal images [dB]."""
 
 
 def run(
@@ -42,11 +45,12 @@ def run(
     device: str = "bundled/device",
     side_px: int = SIDE_PX,
 ) -> dict[str, float]:
-    """Return PSNR against the user's image, means over images [dB].
+    """Return PSNR as means over images [dB].
 
-    - exposure.guess_psnr_db: of the image of another prompt, for comparison.
-    - exposure.K.edge_psnr_db: of what the edge makes of the run by itself after K steps at the edge.
-    - exposure.K.BITS.heard_psnr_db: of what can be seen in a hand-over at K steps and so many bits a value.
+    - handover.guess_psnr_db: of the image of another prompt, for comparison.
+    - handover.K.edge_psnr_db: of what the edge makes of the run by itself, where the device goes on after K steps.
+    - handover.K.BITS.packed_psnr_db: of the user's image at so many bits a value, against that at 32.
+    - handover.K.BITS.heard_psnr_db: of what can be seen in a hand-over at K steps and so many bits a value.
 
     Args:
         num_images: prompts, each with noise of its own [1].
@@ -58,7 +62,7 @@ def run(
         device: of the device.
         side_px: of the images [px].
     """
-    require_whole("exposure benchmark", 2, num_images=num_images)
+    require_whole("hand-over benchmark", 2, num_images=num_images)
     pipelines = load(edge), load(device)
     texts = truth(num_images, seed=seed, split="unseen").captions
     seeds = [seed + number for number in range(num_images)]
@@ -73,17 +77,22 @@ def run(
         resolution_px=side_px,
     )
     unsplit = _finished(pipelines[0], begun)
-    found = {"exposure.guess_psnr_db": float(psnr_db(np.roll(unsplit, 1, axis=0), unsplit).mean())}
+    found = {"handover.guess_psnr_db": _mean_db(np.roll(unsplit, 1, axis=0), unsplit)}
     for split_step in split_steps:
         passed = advance(pipelines[0], begun, split_step)
+        exact = _finished(pipelines[1], passed)
+        found[f"handover.{split_step}.edge_psnr_db"] = _mean_db(unsplit, exact)
         for bits in codec_bits:
             sent = replace(passed, latent=_sent(passed.latent, bits))
-            image = _finished(pipelines[1], sent)
+            image, key = _finished(pipelines[1], sent), f"handover.{split_step}.{bits}"
+            found[f"{key}.packed_psnr_db"] = _mean_db(image, exact)
             heard = decode(pipelines[0], without_noise(pipelines[0], _untold(sent)))
-            found[f"exposure.{split_step}.{bits}.heard_psnr_db"] = float(psnr_db(heard, image).mean())
-            if bits == max(codec_bits):
-                found[f"exposure.{split_step}.edge_psnr_db"] = float(psnr_db(unsplit, image).clip(max=99.0).mean())
+            found[f"{key}.heard_psnr_db"] = _mean_db(heard, image)
     return found
+
+
+def _mean_db(images: Images, reference: Images) -> float:
+    return float(psnr_db(images, reference).clip(max=MOST_DB).mean())
 
 
 def _finished(pipeline: Pipeline, run: Checkpoint) -> Images:
