@@ -19,8 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[rl,live,profile,cluster,wireless,dev]'
 	@touch $(STAMP)
 
-demo: $(STAMP) ## the main job: a table and an energy-delay figure
+demo: $(STAMP) ## the main job: a table and an energy-delay figure, then a trained policy on the same curve
 	$(BIN)/megopt tradeoff
+	$(BIN)/megopt train num_steps=40000 folder=outputs/demo/cvpo
+	$(BIN)/megopt tradeoff policy=[optimal,learned] policy.learned.checkpoint=outputs/demo/cvpo/agent
 
 check: $(STAMP) ## style, types, import direction and the fast tests
 	$(BIN)/ruff check .
