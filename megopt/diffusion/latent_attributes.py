@@ -30,7 +30,10 @@ LARGEST_NOISE = 0.3
 
 
 class LatentAttributeObjective(AttributeObjective):
-    """The attribute network's loss on cached latents at full resolution, with noise of a deviation drawn per latent."""
+    """The attribute network's loss on cached latents at full resolution, with noise of a deviation drawn per latent.
+
+    Scenes come with their latents, shape (num_scenes, latent_channels, 16, 16).
+    """
 
     def __init__(
         self,
@@ -100,8 +103,8 @@ class PerceptualLoss:
         self.settings = settings
         self._network = network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
-    def counts(self, snr: torch.Tensor) -> torch.Tensor:
-        """Return which signal-to-noise ratios are within the limits."""
+    def is_looked_at(self, snr: torch.Tensor) -> torch.Tensor:
+        """Return which signal-to-noise ratios, shape (n,), are within the limits, bool of the same shape."""
         return (snr >= self.settings.lowest_snr) & (snr <= self.settings.highest_snr)
 
     def __call__(self, guessed: torch.Tensor, clean: torch.Tensor, attributes: torch.Tensor) -> torch.Tensor:

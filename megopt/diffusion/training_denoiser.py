@@ -170,14 +170,21 @@ class DenoiserObjective(Objective):
         return total + self._perceptual.settings.weight * self._seen(guess, latents, rows, ~is_dropped)
 
     def _seen(self, guess: _Guess, latents: torch.Tensor, rows: torch.Tensor, is_told: torch.Tensor) -> torch.Tensor:
-        """Return the perceptual loss, a mean over the whole batch, to which some add nothing."""
+        """Return the perceptual loss, a mean over the whole batch, to which some add nothing.
+
+        Args:
+            guess: of the batch.
+            latents: the true ones, shape (n, latent_channels, 16, 16).
+            rows: of the data set, shape (n,).
+            is_told: whose caption was not dropped, shape (n,).
+        """
         assert self._perceptual is not None
         assert self._train.attributes is not None
-        counts = is_told & self._perceptual.counts(guess.snr).cpu()
-        if not counts.any():
+        is_seen = is_told & self._perceptual.is_looked_at(guess.snr).cpu()
+        if not is_seen.any():
             return guess.errors.new_zeros(())
-        true, told = (part.to(self._device) for part in (latents[counts], self._train.attributes[rows[counts]]))
-        return self._perceptual(guess.clean[counts.to(self._device)], true, told) * counts.float().mean().item()
+        true, told = (part.to(self._device) for part in (latents[is_seen], self._train.attributes[rows[is_seen]]))
+        return self._perceptual(guess.clean[is_seen.to(self._device)], true, told) * is_seen.float().mean().item()
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> dict[str, float]:
@@ -203,7 +210,15 @@ class DenoiserObjective(Objective):
         rng: torch.Generator,
         time_power: float = 1.0,
     ) -> _Guess:
-        """Return what the network makes of noisy latents."""
+        """Return what the network makes of `latents`, shape (n, latent_channels, side, side), under noise.
+
+        Args:
+            network: the denoiser.
+            latents: the clean ones.
+            numbers: token numbers of what it is told, shape (n, num_tokens).
+            rng: of times and noise.
+            time_power: of `DenoiserShape`.
+        """
         num = len(latents)
         slices = (torch.randperm(num, generator=rng) + torch.rand(num, generator=rng)) / num
         times = (slices**time_power * NUM_TIMES).long().clamp(max=NUM_TIMES - 1)

@@ -44,6 +44,14 @@ from megopt.files import write_atomically
 _LARGE_PX = 256
 _LARGE_PER_SMALL = 15
 _NORMALISED_OVER = 8192
+_READING: Mapping[str, Any] = {
+    "batch_size": 48,
+    "learning_rate": 1.5e-3,
+    "inner_rate": 0.02,
+    "warmup_steps": 50,
+    "ema_decay": 0.998,
+}
+"""How networks that read attributes are trained."""
 
 
 def train_part(request: PartRequest) -> tuple[Path, ModelCard]:
@@ -78,8 +86,7 @@ def _autoencoder(request: PartRequest) -> tuple[Path, ModelCard]:
 
 def _decoder(request: PartRequest) -> tuple[Path, ModelCard]:
     """Train the decoder of a trained autoencoder further; latents, and with them the denoisers, stay valid."""
-    folder = require_trained(request.folder, "autoencoder")
-    autoencoder = ShuffleAutoencoder.from_pretrained(folder, local_files_only=True).to(request.device)
+    autoencoder = _trained_autoencoder(request)
     scenes, test = request.scenes("train", request.num_scenes), joined(list(request.test_scenes().values()))
     latents = (
         cached_latents(request.folder, autoencoder, scenes, request.device),
@@ -94,22 +101,23 @@ def _decoder(request: PartRequest) -> tuple[Path, ModelCard]:
 
 def _attributes(request: PartRequest) -> tuple[Path, ModelCard]:
     objective = AttributeObjective(request.scenes("train", request.num_scenes), request.test_scenes(), request.device)
-    settings = request.settings(batch_size=48, learning_rate=1.5e-3, inner_rate=0.02, warmup_steps=50, ema_decay=0.998)
-    return _one_run(request, objective, settings)
+    return _one_run(request, objective, request.settings(**_READING))
 
 
 def _latent_attributes(request: PartRequest) -> tuple[Path, ModelCard]:
     """Train the network of the perceptual loss; it reads the latents of the encoder, which a decoder's run keeps."""
+    autoencoder = _trained_autoencoder(request)
+    pairs = {
+        name: (scenes, cached_latents(request.folder, autoencoder, scenes, request.device))
+        for name, scenes in {"train": request.scenes("train", request.num_scenes), **request.test_scenes()}.items()
+    }
+    objective = LatentAttributeObjective(pairs.pop("train"), pairs, request.device)
+    return _one_run(request, objective, request.settings(**_READING))
+
+
+def _trained_autoencoder(request: PartRequest) -> Any:
     folder = require_trained(request.folder, "autoencoder")
-    autoencoder = ShuffleAutoencoder.from_pretrained(folder, local_files_only=True).to(request.device)
-    learnt, *held_out = (
-        (scenes, cached_latents(request.folder, autoencoder, scenes, request.device))
-        for scenes in (request.scenes("train", request.num_scenes), *request.test_scenes().values())
-    )
-    test = dict(zip(request.test_scenes(), held_out, strict=True))
-    objective = LatentAttributeObjective(learnt, test, request.device)
-    settings = request.settings(batch_size=48, learning_rate=1.5e-3, inner_rate=0.02, warmup_steps=50, ema_decay=0.998)
-    return _one_run(request, objective, settings)
+    return ShuffleAutoencoder.from_pretrained(folder, local_files_only=True).to(request.device)
 
 
 def _text_encoder(request: PartRequest) -> tuple[Path, ModelCard]:
@@ -163,7 +171,8 @@ def _super_resolution(request: PartRequest) -> tuple[Path, ModelCard]:
 
 def _one_run(request: PartRequest, objective: Objective, settings: TrainingSettings) -> tuple[Path, ModelCard]:
     trained = request.run(objective, settings)
-    card = request.card(trained, trained.network, trained.metrics)
+    perceptual = {name: value for name, value in objective.describe().items() if name == "perceptual"}
+    card = request.card(trained, trained.network, trained.metrics, perceptual)
     return save_network(trained.network, request.folder / request.name / MODEL, card, torch.float32), card
 
 

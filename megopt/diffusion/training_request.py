@@ -14,7 +14,7 @@ import torch
 
 from megopt.diffusion.latent_attributes import PerceptualSettings
 from megopt.diffusion.model_export import ModelCard, num_parameters, read_card
-from megopt.diffusion.trained_parts import MODEL, trained_weights
+from megopt.diffusion.trained_parts import DENOISERS, MODEL, trained_weights
 from megopt.diffusion.training import Trained, train
 from megopt.diffusion.training_data import SceneSet, scene_set
 from megopt.diffusion.training_objective import Objective, TrainingSettings
@@ -72,6 +72,12 @@ class PartRequest:
         if not self.rate_factor > 0:
             message = f"rate_factor={self.rate_factor}: expected a number > 0; change rate_factor"
             raise ConfigError(message)
+        if self.perceptual.weight and self.part not in DENOISERS:
+            message = (
+                f"perceptual.weight={self.perceptual.weight} with part={self.part}: expected one of "
+                f"{', '.join(DENOISERS)}; leave it out for other parts"
+            )
+            raise ConfigError(message)
 
     def settings(self, **changes: Any) -> TrainingSettings:
         """Return the settings of a run; from trained weights, it draws other noise than the runs before."""
@@ -119,8 +125,21 @@ class PartRequest:
         """Folder of the part."""
         return f"{self.part}_x{self.sr_scale}" if self.part.startswith("sr_") else self.part
 
-    def card(self, trained: Trained, network: torch.nn.Module, metrics: Mapping[str, float]) -> ModelCard:
-        """Return the card of a trained part."""
+    def card(
+        self,
+        trained: Trained,
+        network: torch.nn.Module,
+        metrics: Mapping[str, float],
+        extra_settings: Mapping[str, Any] | None = None,
+    ) -> ModelCard:
+        """Return the card of a trained part.
+
+        Args:
+            trained: the run.
+            network: what it made.
+            metrics: on held-out scenes.
+            extra_settings: of the loss, beside those of the run; None for none.
+        """
         start = self.start or (self.folder / "autoencoder" / MODEL if self.part == "decoder" else None)
         return ModelCard(
             part=self.name,
@@ -131,8 +150,7 @@ class PartRequest:
             hardware=_hardware(self.device),
             num_parameters=num_parameters(network),
             metrics=dict(metrics),
-            settings=asdict(trained.settings)
-            | ({"perceptual": asdict(self.perceptual)} if self.perceptual.weight else {}),
+            settings={**asdict(trained.settings), **(extra_settings or {})},
             began_with=None if start is None else asdict(read_card(start)),
         )
 
