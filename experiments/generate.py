@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from megopt.tables.profile import Profile
 
 SIDE_KEYS = ("model", "torch_device", "dtype", "num_threads", "power_w")
-PROMPT_KEYS = ("seed", "deadline_s", "sampler", "guidance_scale", "guidance_rescale")
+SAMPLING_KEYS = ("seed", "sampler", "guidance_scale", "guidance_rescale")
+PROMPT_KEYS = (*SAMPLING_KEYS, "deadline_s")
+TIME_KEYS = ("margin_s", "checkpoint_every", "preview_every")
 
 
 def run(config: DictConfig, output_dir: Path) -> Report:
-    """Make the image and return the report; writes image.png."""
+    """Make the image and return the report; writes image.png, and previews such as preview_004.png if asked for."""
     from megopt.live.course import Prompt
     from megopt.live.modes_device import LayerConnection
 
@@ -39,12 +41,11 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     device.previews.show = previews.save if config.preview_every else None
 
     async def generate() -> Generated:
-        async with connection:
+        async with connection, device.previews:
             return await device.generate(prompt, connection, stated and stated.decision(device, prompt))
 
     found = asyncio.run(generate())
-    path = save_image(found.image, output_dir / "image.png")
-    return generated_report(found, device.table, path, previews.paths)
+    return generated_report(found, device.table, save_image(found.image, output_dir / "image.png"), previews.paths)
 
 
 def _device(config: DictConfig, profile: Profile, stated: Stated | None) -> SharingDevice:
@@ -65,14 +66,13 @@ def _device(config: DictConfig, profile: Profile, stated: Stated | None) -> Shar
     table = with_frames(compile_all(schemes, profile)[0], len(config.prompt))
     problem, _ = problem_of(config.problem, profile, table)
     terms = terms_of(config.terms, schemes, profile.provenance)
-    every = config.checkpoint_every or config.preview_every
     side = SideRequest(**{key: config[key] for key in SIDE_KEYS})
     device = SharingDevice.of_models(
         LocalModels.load(side, table, terms.sr_kind, None if stated is None else stated.upscaler),
         table,
         factories[0](table=table, problem=problem),
         ProbedLink(num_bytes=config.probe_bytes, uplink_share=config.uplink_share),
-        settings=DeviceSettings(margin_s=config.margin_s, checkpoint_every=every),
+        settings=DeviceSettings(**{key: config[key] for key in TIME_KEYS}),
         terms=terms,
         draws_groups=config.terms.group_id is None,
     )

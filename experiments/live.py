@@ -12,6 +12,7 @@ from megopt.analysis.parity import served_record
 from megopt.analysis.parity_book import ParityBook
 from megopt.analysis.parity_report import Origin, write_parity
 from megopt.analysis.report import Report
+from megopt.experiments.generate import PROMPT_KEYS, SAMPLING_KEYS
 from megopt.experiments.tradeoff import problem_of
 from megopt.schemes.scheme import compile_all
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from megopt.live.parity import Cell
 
 NOT_SETTINGS = ("output", "name", "folder")  # they do not change what is measured
-SAMPLING_KEYS = ("seed", "sampler", "guidance_scale", "guidance_rescale")
-PROMPT_KEYS = (*SAMPLING_KEYS, "deadline_s")
 
 
 def run(config: DictConfig, output_dir: Path) -> Report:

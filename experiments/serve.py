@@ -20,7 +20,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     from megopt.live.model_thread import ModelThread
     from megopt.live.modes_service import SharingEdgeService
     from megopt.live.runs import set_threads
-    from megopt.live.serving import check_exposure, serve
+    from megopt.live.server import check_exposure, serve
     from megopt.metering.profile_request import SideRequest
 
     require_within("serve", 1, 65_535, port=config.port)

@@ -23,7 +23,7 @@ from megopt.live.modes_layers import LayerSessions
 from megopt.live.modes_service import SharingEdgeService
 from megopt.live.modes_shares import GroupShare, LayerShare, RegionShare
 from megopt.live.observation import KnownLink
-from megopt.live.serving import served_in_thread
+from megopt.live.server import served_in_thread
 from megopt.live.wire import Frame
 from tests import live_parts as parts
 from tests.live_parts import FAST, LOCAL, Always, heard, request_of, table_of

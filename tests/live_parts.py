@@ -26,8 +26,8 @@ from megopt.live.course import Generated, Prompt
 from megopt.live.decision import Decision
 from megopt.live.device import Device
 from megopt.live.messages import Request
+from megopt.live.server import served_in_thread
 from megopt.live.service import EdgeService
-from megopt.live.serving import served_in_thread
 from megopt.live.trace import RateTrace
 from megopt.live.wire import Frame
 from megopt.policies.base import Observation
@@ -59,7 +59,8 @@ def edge(pipelines: tuple[Any, Any]) -> Iterator[tuple[EdgeService, int]]:
 def table_of(rows: Sequence[Row]) -> ActionTable:
     """Return rows that all cost the same."""
     ones = np.full(len(rows), 0.01)
-    work = dict.fromkeys(("edge_s", "device_s", "downlink_bits", "uplink_bits", "num_round_trips"), ones)
+    work = dict.fromkeys(("edge_s", "device_s", "downlink_bits", "uplink_bits"), ones)
+    work["num_round_trips"] = ones * [not row[1].startswith("device only") for row in rows]
     return ActionTable(
         scheme=np.array([row[0] for row in rows]),
         label=np.array([row[1] for row in rows]),

@@ -19,8 +19,8 @@ from megopt.live.device_settings import DeviceSettings
 from megopt.live.modes_shares import RegionShare
 from megopt.live.observation import KnownLink, ProbedLink
 from megopt.live.rows import decision_of, device_only_row
+from megopt.live.server import served_in_thread
 from megopt.live.service import EdgeService
-from megopt.live.serving import served_in_thread
 from megopt.live.shim import ChannelShim
 from megopt.live.trace import RateTrace
 from megopt.metering.energy import PowerModelMeter

@@ -25,8 +25,8 @@ from megopt.live.decision import Decision
 from megopt.live.edge import MAX_REQUEST_BYTES, create_app
 from megopt.live.handover import received_checkpoint, received_image, schedule_crc
 from megopt.live.messages import Capabilities, Request, Result
+from megopt.live.server import check_exposure
 from megopt.live.service import EdgeService
-from megopt.live.serving import check_exposure
 from megopt.live.wire import Frame, FrameReader
 from tests.live_parts import heard, unsplit
 from tests.live_parts import request_of as asked_for

@@ -20,8 +20,8 @@ from megopt.live.device import Device
 from megopt.live.device_settings import DeviceSettings
 from megopt.live.messages import Request
 from megopt.live.observation import KnownLink
+from megopt.live.server import served_in_thread
 from megopt.live.service import EdgeService
-from megopt.live.serving import served_in_thread
 from megopt.live.shim import ChannelShim
 from tests import live_parts
 from tests.live_parts import FAST, LOCAL, PROMPT, Always, Damaging, Row, free_port, made, reference, table_of

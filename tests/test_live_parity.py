@@ -31,8 +31,8 @@ from megopt.live.packets import Stream
 from megopt.live.parity import ReplayedLink, cells, prompts, serve
 from megopt.live.parity_processes import edge_process
 from megopt.live.predictions import with_frames
+from megopt.live.server import served_in_thread
 from megopt.live.service import EdgeService
-from megopt.live.serving import served_in_thread
 from megopt.live.shim import ChannelShim
 from megopt.live.trace import RateTrace
 from megopt.policies.base import Observation

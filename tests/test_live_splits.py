@@ -13,6 +13,7 @@ import pytest
 
 from megopt.benchmarks import handover
 from megopt.diffusion.sampling import advance
+from megopt.errors import ConfigError
 from megopt.live import runs
 from megopt.live.connection import Connection
 from megopt.live.course import Generated
@@ -20,8 +21,8 @@ from megopt.live.decision import Decision
 from megopt.live.device import Device
 from megopt.live.handover import received_checkpoint
 from megopt.live.observation import KnownLink
+from megopt.live.server import served_in_thread
 from megopt.live.service import EdgeService
-from megopt.live.serving import served_in_thread
 from megopt.live.wire import Frame
 from tests.live_parts import FAST, LOCAL, PROMPT, Always, request_of, table_of
 
@@ -95,3 +96,8 @@ def test_what_a_hand_over_costs_and_gives_away(tiny_pipelines: dict[str, Path]) 
     assert found["handover.1.edge_psnr_db"] == 99.0  # one model on both ends: the edge knows every pixel
     assert found["handover.1.32.packed_psnr_db"] == 99.0 > found["handover.4.4.packed_psnr_db"]
     assert found["handover.4.32.heard_psnr_db"] == 99.0  # nothing is left to do but to decode
+    assert found["handover.1.32.heard_psnr_db"] < 99.0
+    with pytest.raises(ConfigError, match=r"split_steps \(5,\) of a run of 4"):
+        handover.run(3, 4, split_steps=(5,), codec_bits=(32,), seed=0, **models)
+    with pytest.raises(ConfigError, match="split_steps"):
+        handover.run(3, 4, split_steps=(), codec_bits=(32,), seed=0, **models)

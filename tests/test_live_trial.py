@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,13 +72,37 @@ def test_a_candidate_that_fails_is_taken_back_at_once(
     edge: tuple[EdgeService, int], pipelines: tuple[Any, Any], candidate: Always
 ) -> None:
     device = device_of(pipelines)
-    trial = PolicyTrial(device, candidate, lambda found: True, every=1, num_requests=9)
-    assert rows_of(edge, device, trial, 2) == [(0, "taken back")] * 2
+    trial = PolicyTrial(device, candidate, lambda found: True, every=2, num_requests=9)
+    assert rows_of(edge, device, trial, 3) == [(0, "running"), (0, "taken back"), (0, "taken back")]
     assert device.policy == Always(0)
 
 
+def test_after_its_turn_the_candidate_is_out_again_whatever_happened(
+    edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]
+) -> None:
+    device = device_of(pipelines)
+    trial = PolicyTrial(device, Always(1), lambda found: True, every=2, num_requests=9)
+    assert rows_of(edge, device, trial, 2) == [(0, "running"), (1, "running")]
+    assert device.policy == Always(0)
+    rows_of(edge, device, trial, 1)
+    with pytest.raises(ConfigError, match="resolution_px"):
+        asyncio.run(trial.generate(replace(PROMPT, resolution_px=33), Connection("http://127.0.0.1:9")))
+    assert (device.policy, trial.verdict) == (Always(0), "running")
+
+
+def test_requests_at_once_keep_their_turns(edge: tuple[EdgeService, int], pipelines: tuple[Any, Any]) -> None:
+    device = device_of(pipelines)
+    trial = PolicyTrial(device, Always(1), lambda found: True, every=2, num_requests=9)
+
+    async def at_once() -> list[int]:
+        async with asyncio.timeout(60.0), Connection(f"http://127.0.0.1:{edge[1]}") as connection:
+            return [one.row for one in await asyncio.gather(*(trial.generate(PROMPT, connection) for _ in range(4)))]
+
+    assert asyncio.run(at_once()) == [0, 1, 0, 1]
+
+
 def test_impossible_trials_are_refused(pipelines: tuple[Any, Any]) -> None:
-    with pytest.raises(ConfigError, match="every is 0"):
-        PolicyTrial(device_of(pipelines), Always(1), lambda found: True, every=0)
+    with pytest.raises(ConfigError, match="every is 1"):
+        PolicyTrial(device_of(pipelines), Always(1), lambda found: True, every=1)
     with pytest.raises(ConfigError, match="tolerance"):
         PolicyTrial(device_of(pipelines), Always(1), lambda found: True, tolerance=2.0)

@@ -3,7 +3,7 @@
     packed   the user's image, against the same hand-over with every number as it is
     heard    the latent that crosses, without the prompt, taken from its noise level to none by the public edge model
     edge     the edge's own end of the run: it has the prompt, the noise and the model
-    guess    the image of another prompt and noise, which nobody had to hear
+    guess    the user's image of another prompt and noise, which nobody had to hear
 
 The last three are held against the image that the user gets; all by PSNR, equal images counted as 99 dB. There is no
 secret between the ends, so this is a measure and no protection. Source: the distances of what the server sees that
@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from megopt.diffusion import codec
 from megopt.diffusion.checkpoint import Checkpoint
@@ -26,9 +27,10 @@ from megopt.diffusion.metrics import psnr_db
 from megopt.diffusion.pipelines import Pipeline, load
 from megopt.diffusion.rendering import Images
 from megopt.diffusion.sampling import advance, decode, start
+from megopt.errors import ConfigError
 from megopt.live.decision import EXACT_BITS
 from megopt.live.runs import without_noise
-from megopt.ranges import require_whole
+from megopt.ranges import require_whole, require_whole_list
 
 SIDE_PX = 64
 MOST_DB = 99.0
@@ -47,7 +49,7 @@ def run(
 ) -> dict[str, float]:
     """Return PSNR as means over images [dB].
 
-    - handover.guess_psnr_db: of the image of another prompt, for comparison.
+    - handover.K.guess_psnr_db: of the user's image of another prompt, for comparison.
     - handover.K.edge_psnr_db: of what the edge makes of the run by itself, where the device goes on after K steps.
     - handover.K.BITS.packed_psnr_db: of the user's image at so many bits a value, against that at 32.
     - handover.K.BITS.heard_psnr_db: of what can be seen in a hand-over at K steps and so many bits a value.
@@ -61,33 +63,53 @@ def run(
         edge: model of the edge, as `megopt.diffusion.pipelines.load` takes it.
         device: of the device.
         side_px: of the images [px].
+
+    Raises:
+        ConfigError: for less than two images, split steps outside the run, or bits that no codec has.
     """
-    require_whole("hand-over benchmark", 2, num_images=num_images)
+    require_whole("benchmark handover", 2, num_images=num_images)
+    require_whole_list("benchmark handover", 1, split_steps=split_steps, codec_bits=codec_bits)
+    if max(split_steps) > num_steps:
+        message = f"benchmark handover: split_steps {split_steps} of a run of {num_steps}; expected at most its steps"
+        raise ConfigError(message)
     pipelines = load(edge), load(device)
-    texts = truth(num_images, seed=seed, split="unseen").captions
-    seeds = [seed + number for number in range(num_images)]
     begun = start(
         pipelines[0],
-        texts,
+        truth(num_images, seed=seed, split="unseen").captions,
         num_steps=num_steps,
-        seed=seeds,
+        seed=[seed + number for number in range(num_images)],
         sampler="ddim",
         guidance_scale=3.0,
         guidance_rescale=0.7,
         resolution_px=side_px,
     )
     unsplit = _finished(pipelines[0], begun)
-    found = {"handover.guess_psnr_db": _mean_db(np.roll(unsplit, 1, axis=0), unsplit)}
-    for split_step in split_steps:
+    found: dict[str, float] = {}
+    for split_step in tqdm(split_steps, desc="hand-overs", unit="step", disable=None):
         passed = advance(pipelines[0], begun, split_step)
-        exact = _finished(pipelines[1], passed)
-        found[f"handover.{split_step}.edge_psnr_db"] = _mean_db(unsplit, exact)
-        for bits in codec_bits:
-            sent = replace(passed, latent=_sent(passed.latent, bits))
-            image, key = _finished(pipelines[1], sent), f"handover.{split_step}.{bits}"
-            found[f"{key}.packed_psnr_db"] = _mean_db(image, exact)
-            heard = decode(pipelines[0], without_noise(pipelines[0], _untold(sent)))
-            found[f"{key}.heard_psnr_db"] = _mean_db(heard, image)
+        scores = _scores(pipelines, passed, unsplit, codec_bits)
+        found |= {f"handover.{split_step}.{key}": value for key, value in scores.items()}
+    return found
+
+
+def _scores(
+    pipelines: tuple[Pipeline, Pipeline], passed: Checkpoint, unsplit: Images, codec_bits: Sequence[int]
+) -> dict[str, float]:
+    """Return what one hand-over of several runs costs and gives away.
+
+    Args:
+        pipelines: of edge and device.
+        passed: the runs as the edge hands them over, with every number as it is.
+        unsplit: what the edge makes of them.
+        codec_bits: bits per value.
+    """
+    exact = _finished(pipelines[1], passed)
+    found = {"guess_psnr_db": _mean_db(np.roll(exact, 1, axis=0), exact), "edge_psnr_db": _mean_db(unsplit, exact)}
+    for bits in codec_bits:
+        sent = replace(passed, latent=_sent(passed.latent, bits))
+        image = _finished(pipelines[1], sent)
+        heard = decode(pipelines[0], without_noise(pipelines[0], _untold(sent)))
+        found |= {f"{bits}.packed_psnr_db": _mean_db(image, exact), f"{bits}.heard_psnr_db": _mean_db(heard, image)}
     return found
 
 
@@ -109,5 +131,11 @@ def _sent(latent: torch.Tensor, bits: int) -> torch.Tensor:
 def _untold(run: Checkpoint) -> Checkpoint:
     """Return the run as somebody holds it who does not know what it is to show."""
     texts = ("",) * len(run.latent)
-    told = {"negative_prompt": None, "guidance_scale": 1.0, "guidance_rescale": 0.0}
-    return replace(run, prompt=texts, conditioning_hash=conditioning_hash(texts, None), **told)
+    return replace(
+        run,
+        prompt=texts,
+        negative_prompt=None,
+        conditioning_hash=conditioning_hash(texts, None),
+        guidance_scale=1.0,
+        guidance_rescale=0.0,
+    )

@@ -63,7 +63,7 @@ class Connection:
         limits: FrameLimits = DEFAULT_LIMITS,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        _check_address(url)
+        _check_address(url, certificate)
         self.limits = limits
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         # whole calls are limited below; a single read may wait as long as the caller lets it
@@ -147,7 +147,7 @@ class Connection:
         return answer.status_code == httpx.codes.NO_CONTENT
 
 
-def _check_address(url: str) -> None:
+def _check_address(url: str, certificate: str | Path | None) -> None:
     try:
         address = httpx.URL(url)
         address.host.encode("idna")  # as it is looked up
@@ -156,7 +156,16 @@ def _check_address(url: str) -> None:
     except (httpx.InvalidURL, UnicodeError):
         is_known = False
     if not is_known:
-        message = f"edge={url[:100]}: no address; expected http://host:port or https://host:port of a `megopt serve`"
+        message = (
+            f"edge={url[:100]}: no address; expected http://host:port or https://host:port; give the one that "
+            "`megopt serve` says it listens on"
+        )
+        raise ConfigError(message)
+    if certificate is not None and address.scheme != "https":
+        message = (
+            f"edge={url[:100]} with a certificate: nothing is encrypted over http; expected https://host:port; serve "
+            "with certificate and key, or leave the certificate away"
+        )
         raise ConfigError(message)
 
 
@@ -164,7 +173,9 @@ def _trusting(certificate: str | Path) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=certificate)
     except (OSError, ValueError) as error:
-        message = f"certificate={certificate}: cannot be read ({error}); expected a PEM file of TLS certificates"
+        message = (
+            f"certificate={certificate}: cannot be read ({error}); expected PEM; give whom the edge's is signed by"
+        )
         raise ConfigError(message) from error
 
 

@@ -55,11 +55,13 @@ class Decided:
         row: of the table; -1 for a stated decision that is no row.
         decision: what is asked for.
         probability: with which a policy chose the row [1].
+        has_policy_failed: whether the policy named no row of the table in time, and a rule stands in for it.
     """
 
     row: int
     decision: Decision
     probability: float = 1.0
+    has_policy_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,7 @@ class Generated:
         result: the edge's last words; None if there were none.
         crossed: payloads, one entry per frame that came.
         probability: with which the policy chose `row` [1].
+        has_policy_failed: whether the policy named no row of the table in time, and a rule stands in for it.
         shadow_row: that a policy in the shadow would have chosen; None without one, or where it failed.
         energy_source: where the device's joules come from, a key of `megopt.tables.schema.ENERGY_SOURCES`.
     """
@@ -118,6 +121,7 @@ class Generated:
     result: Result | None
     crossed: tuple[StepBytes, ...]
     probability: float = 1.0
+    has_policy_failed: bool = False
     shadow_row: int | None = None
     energy_source: str = "not_measured"
 

@@ -2,7 +2,7 @@
 
     observe link and load -> policy -> request -> checkpoint or image -> remaining steps -> decode -> enlarge
 
-Where the edge does not answer in time (`megopt.live.asking`) the device finishes from the last checkpoint it has, or
+Where the edge does not answer in time (`megopt.live.asker`) the device finishes from the last checkpoint it has, or
 from the noise it has drawn itself: both ends begin the same run. What was predicted and what came is returned as two
 outcomes.
 """
@@ -20,7 +20,7 @@ from megopt.diffusion.super_resolution import Upscaler
 from megopt.errors import ConfigError, MegoptError, PayloadError
 from megopt.live import runs
 from megopt.live.admission import OwnTimes
-from megopt.live.asking import EdgeAsker
+from megopt.live.asker import EdgeAsker
 from megopt.live.calibration import Calibration
 from megopt.live.connection import Connection, LinkError
 from megopt.live.course import Course, Decided, Generated, Prompt, no_link
@@ -110,7 +110,6 @@ class Device(EdgeAsker):
                 await self._ask(asked, connection, course)
         await self._own.call(course, self._own.finish, course, choice.decision)
         found = self._generated(course, choice, request, link, predicted)
-        await self.previews.end()
         return found if link is None else await self._shadowed(found, with_wait(link, wait_s))
 
     async def refresh(self, connection: Connection) -> None:
@@ -139,11 +138,18 @@ class Device(EdgeAsker):
     async def _decided(
         self, prompt: Prompt, told: Capabilities | None, link: LinkState | None, notes: list[str]
     ) -> Decided:
-        """Return what the policy wants and both ends can do; without an edge it is asked about a dead link."""
+        """Return what the policy wants and both ends can do.
+
+        Without an edge it is asked about a dead link; one that errs or is late gives way to the row without an edge.
+        """
         seen = no_link() if told is None or link is None else with_wait(link, told.wait_s)
-        row, probability = await self._chosen(seen, notes)
-        row = self._carried_out(row, told, link, prompt, notes)
-        return Decided(row=row, decision=self._decision(row), probability=probability)
+        choice = await chosen_row(self.policy, Observation(link=seen), len(self.table), self.settings.policy_timeout_s)
+        has_failed = choice.row is None
+        if has_failed:
+            notes.append(choice.complaint)
+        row = self._local_row if choice.row is None else self._carried_out(choice.row, told, link, prompt, notes)
+        decision = self._decision(row)
+        return Decided(row=row, decision=decision, probability=choice.probability, has_policy_failed=has_failed)
 
     def _stated(self, decision: Decision, told: Capabilities | None) -> Decided:
         """Return a stated decision, and the row that asks for the same.
@@ -159,14 +165,6 @@ class Device(EdgeAsker):
 
     def _decision(self, row: int) -> Decision:
         return decision_of(self.table, row, self.terms)
-
-    async def _chosen(self, link: LinkState, notes: list[str]) -> tuple[int, float]:
-        """Return the policy's row and its probability; one that errs or is late gives way to no edge."""
-        choice = await chosen_row(self.policy, Observation(link=link), len(self.table), self.settings.policy_timeout_s)
-        if choice.row is None:
-            notes.append(choice.complaint)
-            return self._local_row, 1.0
-        return choice.row, choice.probability
 
     async def _shadowed(self, found: Generated, link: LinkState) -> Generated:
         """Write down what the shadow would have chosen; the image is there, so nobody but the log waits for it."""
@@ -219,7 +217,7 @@ class Device(EdgeAsker):
             height_px=side_px,
             width_px=side_px,
             schedule_crc=0,
-            checkpoint_every=self.settings.checkpoint_every,
+            checkpoint_every=self.settings.checkpoint_every or self.settings.preview_every,
             deadline_s=prompt.deadline_s,
             decision=decision,
         )
@@ -245,5 +243,6 @@ class Device(EdgeAsker):
             result=course.result,
             crossed=tuple(course.crossed),
             probability=choice.probability,
+            has_policy_failed=choice.has_policy_failed,
             energy_source="not_measured" if course.energy is None else course.energy.source,
         )

@@ -35,8 +35,15 @@ class ModelThread:
 
     def _run(self) -> None:
         while (entry := self._calls.get()) is not None:
-            future, call = entry
-            try:
-                future.set_result(call())
-            except BaseException as error:
-                future.set_exception(error)
+            _carry_out(*entry)
+            del entry  # what a call held is free while the thread waits
+
+
+def _carry_out(future: Future[Result], call: Callable[[], Result]) -> None:
+    """Let a future know what becomes of its call, unless it was cancelled before its turn."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)

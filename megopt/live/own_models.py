@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,13 +18,14 @@ from megopt.live import runs
 from megopt.live.admission import OwnTimes
 from megopt.live.course import Course
 from megopt.live.decision import Decision
+from megopt.live.model_thread import ModelThread
 from megopt.metering.energy import Meter
 
 Found = TypeVar("Found")
 
 
 class OwnModels:
-    """The models of one device.
+    """The models of one device, which one thread runs: a call waits for the one before it.
 
     Attributes:
         pipeline: a model of the edge's latent space.
@@ -38,13 +41,16 @@ class OwnModels:
     ) -> None:
         self.pipeline, self.times = pipeline, times
         self._upscalers, self._meter = dict(upscalers), meter
+        self._thread = ModelThread()
+        self._last: Future[Any] | None = None
+        weakref.finalize(self, self._thread.end)
 
     def can_enlarge(self, decision: Decision) -> bool:
         """Return whether there is an upscaler for what `decision` asks for."""
         return decision.sr_scale == 1 or (decision.sr_kind, decision.sr_scale) in self._upscalers
 
     async def call(self, course: Course, work: Callable[..., Found], *given: Any) -> Found:
-        """Call what runs models, in a thread, and note its time and joules in `course`."""
+        """Call what runs models, in their thread, and note its time and joules in `course`."""
 
         def _metered() -> Found:
             begun_s = time.monotonic()
@@ -54,7 +60,16 @@ class OwnModels:
             course.add_device(time.monotonic() - begun_s, energy)
             return found
 
-        return await asyncio.to_thread(_metered)
+        return await asyncio.wrap_future(self._submitted(_metered))
+
+    def when_idle(self, work: Callable[..., Found], *given: Any) -> Future[Found] | None:
+        """Begin what runs models and belongs to no request; None, and nothing is done, while they are busy."""
+        is_idle = self._last is None or self._last.done()
+        return self._submitted(lambda: work(*given)) if is_idle else None
+
+    def _submitted(self, work: Callable[[], Found]) -> Future[Found]:
+        self._last = future = self._thread.submit(work)
+        return future
 
     def finish(self, course: Course, decision: Decision) -> None:
         """Do what is left to do, so that `course` has its image."""

@@ -9,9 +9,6 @@ from typing import Any
 
 from megopt.policies.base import Observation, Policy
 
-COMPLAINT = "the policy "
-"""How every complaint about a policy begins."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
@@ -44,11 +41,11 @@ async def chosen_row(policy: Policy, observation: Observation, num_rows: int, ti
         async with asyncio.timeout(timeout_s):
             row, probability = await _in_own_thread(policy, observation)
     except TimeoutError:
-        return Choice(complaint=f"{COMPLAINT}did not answer within {timeout_s:g} s")
+        return Choice(complaint=f"the policy did not answer within {timeout_s:g} s")
     except Exception as error:  # whatever a policy raises must not cost the user the image
-        return Choice(complaint=f"{COMPLAINT}failed: {type(error).__name__}: {error}")
+        return Choice(complaint=f"the policy failed: {type(error).__name__}: {error}")
     if not 0 <= row < num_rows:
-        return Choice(complaint=f"{COMPLAINT}chose row {row} of {num_rows}")
+        return Choice(complaint=f"the policy chose row {row} of {num_rows}")
     return Choice(row=row, probability=probability)
 
 

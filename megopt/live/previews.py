@@ -4,39 +4,50 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
 
 from megopt.diffusion.checkpoint import Checkpoint
-from megopt.diffusion.pipelines import Pipeline
 from megopt.live import runs
 from megopt.live.handover import Image
+from megopt.live.own_models import OwnModels
 from megopt.live.telemetry import LOGGER
 
 
 class Previews:
-    """Makes one preview at a time; checkpoints that come meanwhile are passed over, and no request waits.
+    """Makes one preview at a time, and only where the device's models have nothing else to do.
+
+    Nobody waits for a preview but who leaves the context `async with previews`: then the last one is there, too.
 
     Attributes:
         show: called with the steps done and the image, in a thread; None for no previews.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, own: OwnModels) -> None:
         self.show: Callable[[int, Image], None] | None = None
-        self._pipeline = pipeline
-        self._made: asyncio.Task[None] | None = None
+        self._own = own
+        self._shown: asyncio.Task[None] | None = None
 
     def offer(self, run: Checkpoint) -> None:
-        """Begin a preview of `run`, unless one is under way."""
-        if self.show is not None and (self._made is None or self._made.done()):
-            self._made = asyncio.get_running_loop().create_task(asyncio.to_thread(self._make, run, self.show))
+        """Begin a preview of `run`, or pass it over."""
+        if self.show is None or (self._shown is not None and not self._shown.done()):
+            return
+        made = self._own.when_idle(runs.preview, self._own.pipeline, run)
+        if made is not None:
+            self._shown = asyncio.get_running_loop().create_task(_shown(made, run.step, self.show))
 
-    async def end(self) -> None:
-        """Wait for the preview that is under way."""
-        if self._made is not None:
-            await self._made
-            self._made = None
+    async def __aenter__(self) -> Previews:
+        return self
 
-    def _make(self, run: Checkpoint, show: Callable[[int, Image], None]) -> None:
-        try:
-            show(run.step, runs.preview(self._pipeline, run))
-        except Exception as error:  # whatever a preview raises must not cost the user the image
-            LOGGER.warning("preview at step %d: %s: %s", run.step, type(error).__name__, error)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._shown is not None:
+            await self._shown
+
+
+async def _shown(made: Future[Image], step: int, show: Callable[[int, Image], None]) -> None:
+    try:
+        await asyncio.to_thread(show, step, await asyncio.wrap_future(made))
+    except Exception as error:  # whatever a preview raises must not cost the user the image
+        LOGGER.warning("preview at step %d: %s: %s", step, type(error).__name__, error)

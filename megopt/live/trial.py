@@ -9,12 +9,12 @@ Whoever wants to look before that puts it in the shadow of the device first, whe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from megopt.live.connection import Connection
 from megopt.live.course import Generated, Prompt
 from megopt.live.device import Device
-from megopt.live.policy_call import COMPLAINT
 from megopt.live.telemetry import log_event
 from megopt.policies.base import Policy
 from megopt.ranges import require_whole, require_within
@@ -43,31 +43,39 @@ class PolicyTrial:
             device: decides by its own policy as before.
             candidate: on trial; of the device's table.
             keeps: says of a request whether it was as it should be, such as within its limits.
-            every: the candidate decides one of so many requests [1].
+            every: the candidate decides one of so many requests, from 2 [1].
             num_requests: requests of the candidate before it is put in [1].
             tolerance: by which its share of kept requests may be smaller [1].
 
         Raises:
             ConfigError: for a number outside its range.
         """
-        require_whole("policy trial", 1, every=every, num_requests=num_requests)
+        require_whole("policy trial", 2, every=every)  # it is held against the requests of the others
+        require_whole("policy trial", 1, num_requests=num_requests)
         require_within("policy trial", 0.0, 1.0, tolerance=tolerance)
         self.verdict = "running"
-        self._device, self._before, self._candidate, self._keeps = device, device.policy, candidate, keeps
+        self._device, self._candidate, self._keeps = device, candidate, keeps
         self._every, self._num_requests, self._tolerance = every, num_requests, tolerance
         self._kept: dict[bool, list[bool]] = {True: [], False: []}
         self._num_begun = 0
+        self._one_at_a_time = asyncio.Lock()
 
     async def generate(self, prompt: Prompt, connection: Connection) -> Generated:
-        """Return the image of `prompt`, as `Device.generate`; the candidate's turn comes by number."""
-        is_running, self._num_begun = self.verdict == "running", self._num_begun + 1
-        is_tried = is_running and self._num_begun % self._every == 0
-        if is_running:
-            self._device.policy = self._candidate if is_tried else self._before
-        found = await self._device.generate(prompt, connection)
-        if is_running:
+        """Return the image of `prompt`, as `Device.generate`; calls wait for each other, and turns come by number."""
+        async with self._one_at_a_time:
+            if self.verdict != "running":
+                return await self._device.generate(prompt, connection)
+            self._num_begun += 1
+            is_tried = self._num_begun % self._every == 0
+            before = self._device.policy
+            if is_tried:
+                self._device.policy = self._candidate
+            try:
+                found = await self._device.generate(prompt, connection)
+            finally:
+                self._device.policy = before
             self._judge(found, prompt, is_tried=is_tried)
-        return found
+            return found
 
     def _judge(self, found: Generated, prompt: Prompt, *, is_tried: bool) -> None:
         """Take a request into account, and end the trial when its time has come."""
@@ -75,13 +83,14 @@ class PolicyTrial:
         self._kept[is_tried].append(not is_late and self._keeps(found))
         if not is_tried:
             return
-        if is_late or any(note.startswith(COMPLAINT) for note in found.notes):
+        if is_late or found.has_policy_failed:
             self._end("taken back")
         elif len(self._kept[True]) >= self._num_requests:
-            tried, others = (sum(kept) / max(1, len(kept)) for kept in (self._kept[True], self._kept[False]))
+            tried, others = (sum(kept) / len(kept) for kept in (self._kept[True], self._kept[False]))
             self._end("put in" if tried >= others - self._tolerance else "taken back")
 
     def _end(self, verdict: str) -> None:
         self.verdict = verdict
-        self._device.policy = self._candidate if verdict == "put in" else self._before
+        if verdict == "put in":
+            self._device.policy = self._candidate
         log_event("trial", verdict=verdict, num_tried=len(self._kept[True]), num_kept=sum(self._kept[True]))

@@ -26,7 +26,9 @@ from megopt.units import BITS_PER_BYTE
 
 
 class EdgeAsker:
-    """Brings what the edge makes of a request into the request's course.
+    """The half of a device that talks to the edge: brings what it makes of a request into the request's course.
+
+    A device of more modes overrides `_ask`, where a mode has calls of its own, and `_take`, to note what came.
 
     Attributes:
         settings: how it deals with time.
@@ -35,7 +37,7 @@ class EdgeAsker:
 
     def __init__(self, own: OwnModels, settings: DeviceSettings) -> None:
         self.settings, self._own = settings, own
-        self.previews = Previews(own.pipeline)
+        self.previews = Previews(own)
 
     def _give_up_s(self, course: Course) -> float:
         """Return when the device must go on alone [s], monotonic clock."""
