@@ -43,7 +43,8 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         path = output_dir / f"contact_sheet_{name}.png"
         lines.append(f"wrote {shown_path(write_contact_sheet(path, rows, told.captions[: config.num_shown]))}")
     ceiling, best = (summary["unseen"][row]["all_right"]["mean"] for row in ("reconstruction", _best(config)))
-    gap = f"{100 * (ceiling - best):.1f} points below the reconstructions' ceiling on unseen captions"
+    side = "above" if best > ceiling else "below"
+    gap = f"{100 * abs(ceiling - best):.1f} points {side} the reconstructions' ceiling on unseen captions"
     return Report(summary=summary, headline=f"edge model {gap}", tables=tables, lines=lines)
 
 

@@ -153,14 +153,14 @@ def test_an_edge_that_stalls_is_given_up_before_the_deadline(pipelines: tuple[An
         shim = ChannelShim(("127.0.0.1", port), FAST)
         address = f"http://127.0.0.1:{await shim.start()}"
         device = device_of(pipelines, Always(STEP_SPLIT), margin_s=0.5)
-        chosen = device._chosen
+        decided = device._decided
 
-        async def then_dead(*arguments: Any) -> int:
-            row = await chosen(*arguments)
+        async def then_dead(*arguments: Any) -> Any:
+            choice = await decided(*arguments)
             shim.replay(dead)
-            return row
+            return choice
 
-        device._chosen = then_dead  # type: ignore[method-assign]
+        device._decided = then_dead  # type: ignore[method-assign]
         try:
             async with asyncio.timeout(60.0), Connection(address) as connection:
                 return await device.generate(replace(PROMPT, deadline_s=deadline_s), connection)
