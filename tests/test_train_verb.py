@@ -25,13 +25,20 @@ from megopt.analysis.training_plan import TrainingPlan
 from megopt.analysis.training_report import bound_on, limit_notes
 from megopt.application import run_verb
 from megopt.configuration import CONF_DIR
+from megopt.envs.actions import ActionError
 from megopt.envs.arrivals import Poisson
-from megopt.envs.scenarios import cell, meg_cvpo
+from megopt.envs.cell_parameters import CellParams
+from megopt.envs.parameters import EnvParams
+from megopt.envs.scenarios import cell, meg_cvpo, request
 from megopt.errors import ConfigError
 from megopt.experiments.train import place_of, plans_of
 from megopt.policies.fixed import Fixed
+from megopt.problem import Limit, Problem
 from megopt.rl import agents
+from megopt.schemes.conventional import Conventional
 from megopt.system.channel import Static
+from megopt.system.link import Link
+from tests.environments import PHONE, loaded
 
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "learning_rate": 1e-3}
 OFF_POLICY = {**SMALL, "learning_starts": 16, "batch_size": 8, "buffer_size": 200}
@@ -277,7 +284,68 @@ def test_masks_of_a_cell_say_which_devices_decide() -> None:
         observed, _, _, infos = env.step(np.zeros(40, dtype=np.int64))
     waits = np.array([info["terminal_observation"][1] > 0.0 for info in infos])
     assert np.array_equal([info["action_mask"].all() for info in infos], waits)
-    assert not learning_env(params, 40, "box", "clip")[0].has_masks
+    boxes, _ = learning_env(params, 40, "box", "clip")
+    boxes.reset()
+    with pytest.raises(ConfigError, match=r"action masks with actions Box.*; expected rows"):
+        boxes.env_method("action_masks")
+
+
+def masked_cell(kind: str) -> CellParams:
+    """Return a cell whose first row is not offered, as its quality is not known, or whose links are dead at times."""
+    shared: dict[str, Any] = {"num_devices": 2, "episode_length": 8, "arrivals": Poisson(requests_per_s=0.2)}
+    if kind == "dead link":
+        schemes = [Conventional(num_steps=(25,))]
+        return cell(profile=loaded(PHONE), link=Link(adaptation="cqi"), schemes=schemes, **shared)
+    problem = Problem(objective="quality", metric="ssim", limits=(Limit(quantity="latency_s", bound=9.0),))
+    params = cell(profile=loaded(PHONE), problem=problem, **shared)
+    return replace(params, table=params.table.take(np.argsort(params.is_offered, kind="stable")))
+
+
+@pytest.mark.parametrize("kind", ["not offered", "dead link"])
+def test_devices_of_a_cell_name_no_row_that_is_not_offered_or_needs_a_dead_link(kind: str) -> None:
+    params = masked_cell(kind)
+    env, _ = learning_env(params, 200, "discrete", "raise")
+    observed, rng, num_dead = env.reset(), np.random.default_rng(0), 0
+    for _ in range(params.episode_length):
+        masks, waits = np.stack(env.env_method("action_masks")), observed[:, 1] > 0.0
+        is_dead = np.isinf(env.cells.link_state().downlink_s_per_bit) & waits
+        assert not masks[:, ~params.is_offered].any()
+        assert not masks[is_dead][:, params.needs_link].any()
+        assert np.array_equal(masks[waits & ~is_dead], np.tile(params.is_offered, (np.sum(waits & ~is_dead), 1)))
+        assert np.array_equal(masks[~waits].argmax(axis=1), np.full(np.sum(~waits), np.argmax(params.is_offered)))
+        assert (masks[~waits].sum(axis=1) == 1).all()
+        num_dead += int(is_dead.sum())
+        observed, _, _, infos = env.step(np.array([rng.choice(np.flatnonzero(mask)) for mask in masks]))
+    assert (num_dead > 0) == (kind == "dead link") == bool(params.is_offered[0])
+    finals = np.stack([info["action_mask"] for info in infos])
+    waits = np.array([info["terminal_observation"][1] > 0.0 for info in infos])
+    assert np.array_equal(finals[waits], np.tile(params.is_offered, (waits.sum(), 1)))
+    assert not finals[:, ~params.is_offered].any()
+
+
+@pytest.mark.parametrize("is_cell", [True, False])
+def test_an_agent_that_learned_with_masks_is_judged_with_them(is_cell: bool) -> None:
+    params: EnvParams = masked_cell("not offered")
+    if not is_cell:
+        params = request(profile=loaded(PHONE), problem=params.problem, episode_length=8)
+    env, limits = learning_env(params, 2, "discrete", "raise")
+    untrained = [
+        agents.new_agent("cvpo", env, limits, 0, OFF_POLICY | {"use_action_masks": is_masked})
+        for is_masked in (True, False)
+    ]
+    judge = {"num_episodes": 20, "seed": 3, "is_sampled": True, "bad_actions": "raise"}
+    assert np.isfinite(evaluate_agent(untrained[0], params, "discrete", **judge).reward).any()
+    with pytest.raises(ActionError, match="which is masked"):
+        evaluate_agent(untrained[1], params, "discrete", **judge)
+
+
+def test_the_plan_of_cells_records_that_devices_are_masked() -> None:
+    with hydra.initialize_config_module(version_base="1.3", config_module="megopt.conf"):
+        chosen = [hydra.compose("train", [f"algorithm={name}", "scenario=cell"]) for name in ("cvpo_cells", "cvpo")]
+        cells, single = (next(iter(plans_of(config).values())) for config in chosen)
+    assert cells.settings["use_action_masks"] is True
+    assert cells.fingerprint()["settings"]["use_action_masks"] is True
+    assert "use_action_masks" not in single.settings
 
 
 def test_a_device_of_a_cell_sees_itself_what_it_shares_and_how_many_others_wait() -> None:

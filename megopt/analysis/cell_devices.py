@@ -63,6 +63,29 @@ def joined_actions(actions: NDArray[Any], env: CellVectorEnv) -> NDArray[Any]:
     return np.concatenate([joint, np.zeros((env.num_envs, env.params.num_devices), dtype=joint.dtype)], axis=1)
 
 
+def device_masks(cells: CellVectorEnv) -> BoolArray:
+    """Return which rows each device may name next, shape (num_cells x num_devices, num_rows).
+
+    Raises:
+        ConfigError: where an action of a device is no row.
+    """
+    space, params = cells.actions.of_device.space, cells.params
+    if not isinstance(space, spaces.Discrete):
+        message = f"cell: action masks with actions {space}; expected rows; set actions to discrete, or leave masks out"
+        raise ConfigError(message)
+    legal = cells.action_masks().reshape(cells.num_envs * params.num_devices, -1)
+    return _masks(legal, cells.has_request().ravel(), params.is_offered)
+
+
+def _masks(is_legal: BoolArray, has_request: BoolArray, is_offered: BoolArray) -> BoolArray:
+    """Return the legal rows of devices with a request; of others, whose choice changes nothing, the first offered one.
+
+    A learner then knows where there is something to decide, and spends its trust region on those states.
+    """
+    first = np.arange(len(is_offered)) == np.argmax(is_offered)
+    return np.where(has_request[:, np.newaxis], is_legal, first)
+
+
 class DeviceVecEnv(RequestVecEnv):
     """A `CellVectorEnv` as stable-baselines3 expects it, one row per device; see the module.
 
@@ -86,27 +109,17 @@ class DeviceVecEnv(RequestVecEnv):
         self._options = [{} for _ in range(self.num_envs)]
         self.reset_infos = [{} for _ in range(self.num_envs)]
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether there are action masks: where an action is a row."""
-        return isinstance(self.action_space, spaces.Discrete)
-
     def reset(self) -> NDArray[np.float32]:
         """Begin new episodes in all cells; shape (num_envs, 9)."""
         return views(super().reset(), self.cells.params.num_devices)
 
     def action_masks(self) -> BoolArray:
-        """Return which rows each device may name next, shape (num_envs, num_rows); see `_masks`."""
-        return self._masks(self.cells.has_request().ravel())
+        """Return which rows each device may name next, shape (num_envs, num_rows); see `device_masks`.
 
-    def _masks(self, has_request: BoolArray) -> BoolArray:
-        """Return all rows for devices with a request, and the first alone for the others, whose choice changes nothing.
-
-        A learner then knows where there is something to decide, and spends its trust region on those states.
+        Raises:
+            ConfigError: where an action is no row.
         """
-        masks = np.repeat(has_request[:, np.newaxis], len(self.cells.params.is_offered), axis=1)
-        masks[:, 0] = True
-        return masks
+        return device_masks(self.cells)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
@@ -131,8 +144,8 @@ class DeviceVecEnv(RequestVecEnv):
         if "final" in info:
             last = views(info["final_obs"], num_devices)
             told |= {"final": {}, "_final": is_done, "final_obs": last}
-            if self.has_masks:
-                told["final_mask"] = self._masks(last[:, _WAITING] > 0.0)
+            offered = vector.params.is_offered  # what the link would have been like is not known
+            told["final_mask"] = _masks(offered, last[:, _WAITING] > 0.0, offered)
         infos = RowInfos(self.num_envs, told, is_done)
         return views(observation, num_devices), gained.astype(np.float32), is_done, cast("list[Any]", infos)
 

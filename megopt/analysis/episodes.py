@@ -55,13 +55,18 @@ def learning_env(params: EnvParams, num_envs: int, actions: str, bad_actions: st
 def agent_actions(
     agent: Any, observations: NDArray[np.float32], env: AnyVector, rng: np.random.Generator, *, is_sampled: bool
 ) -> NDArray[Any]:
-    """Return what an agent does in each environment; in cells it acts for every device by itself."""
-    if not isinstance(env, CellVectorEnv):
-        return agents.actions_of(agent, observations, rng, is_sampled=is_sampled)
-    from megopt.analysis.cell_devices import joined_actions, views
+    """Return what an agent does in each environment; in cells it acts for every device by itself.
 
-    seen = views(observations, env.params.num_devices)
-    return joined_actions(agents.actions_of(agent, seen, rng, is_sampled=is_sampled), env)
+    One that was trained with masks is told them here, too.
+    """
+    is_masked = agents.asks_for_masks(agent)
+    if not isinstance(env, CellVectorEnv):
+        masks = env.action_masks() if is_masked else None
+        return agents.actions_of(agent, observations, rng, is_sampled=is_sampled, masks=masks)
+    from megopt.analysis.cell_devices import device_masks, joined_actions, views
+
+    seen, masks = views(observations, env.params.num_devices), device_masks(env) if is_masked else None
+    return joined_actions(agents.actions_of(agent, seen, rng, is_sampled=is_sampled, masks=masks), env)
 
 
 def chosen_actions(policy: Policy, env: AnyVector) -> NDArray[Any]:

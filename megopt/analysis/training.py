@@ -114,8 +114,6 @@ def _is_begun(plan: TrainingPlan, folder: Path) -> bool:
 def _new_agent(plan: TrainingPlan) -> Any:
     env, limits = learning_env(plan.params, plan.num_envs, plan.actions, plan.bad_actions)
     settings = dict(plan.settings)
-    if plan.algorithm == "cvpo" and getattr(env, "has_masks", False):
-        settings.setdefault("use_action_masks", True)
     if plan.fade_to < 1.0 and "learning_rate" in settings:
         settings["learning_rate"] = FadingRate(float(settings["learning_rate"]), plan.num_steps, plan.fade_to)
     return agents.new_agent(plan.algorithm, env, limits, plan.seed, settings, plan.device)

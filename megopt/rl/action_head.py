@@ -18,14 +18,20 @@ class Candidates:
     """Actions that the E-step weighs.
 
     Attributes:
-        actions: latent Gaussian samples (num_states, num_actions, dim), or indices per factor; None when enumerated.
-        encoding: actions as the critic reads them, shape (num_states, num_actions, size); None when enumerated.
-        prior: pi(a|s) of enumerated actions or cells, shape (num_states, num_actions); None when sampled.
+        actions: what the actor's likelihood is of, shape (num_states, num_actions, factors): values before tanh of
+            a Gaussian, intervals of a histogram, whether drawn or listed, and drawn choices of a (Multi)Discrete
+            space; None where all of its choices are listed.
+        encoding: the actions as the critic reads them, shape (num_states, num_actions x num_points, encoding_size);
+            None where all choices of a (Multi)Discrete space are listed.
+        prior: pi(a|s) of listed choices or cells, shape (num_states, num_actions); None of drawn ones.
+        num_points: points in a row of `encoding` that stand for one action, whose values are averaged; of histograms
+            several, drawn within a cell.
     """
 
     actions: th.Tensor | None
     encoding: th.Tensor | None
     prior: th.Tensor | None
+    num_points: int = 1
 
 
 class ActionHead(ABC):

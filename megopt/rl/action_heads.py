@@ -80,11 +80,14 @@ def head_of(space: spaces.Space[Any], *, is_joint: bool = False, num_bins: int =
         num_bins: intervals per dimension of a Box; 0 for a Gaussian.
 
     Raises:
-        ConfigError: for spaces other than bounded Box, Discrete and MultiDiscrete.
+        ConfigError: for spaces other than bounded Box, Discrete and MultiDiscrete, or intervals of no bounded Box.
     """
     if isinstance(space, spaces.Box) and space.is_bounded():
         dim = int(np.prod(space.shape))
         return HistogramHead(dim, num_bins) if num_bins else GaussianHead(dim)
+    if num_bins:
+        message = f"CVPO: num_bins={num_bins} with {space}; expected a bounded Box; leave it out"
+        raise ConfigError(message)
     categorical = JointHead if is_joint else CategoricalHead
     if isinstance(space, spaces.Discrete):
         return categorical((int(space.n),), (int(space.start),))

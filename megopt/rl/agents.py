@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from megopt.arrays import FloatArray
+from megopt.arrays import BoolArray, FloatArray
 from megopt.errors import ConfigError
 from megopt.files import write_atomically
 
@@ -115,8 +115,18 @@ def load_state(algorithm: str, path: Path) -> Any:
     return load_run(class_of(algorithm), path)
 
 
+def asks_for_masks(agent: Any) -> bool:
+    """Return whether an agent was trained to keep to its environment's `action_masks()`."""
+    return bool(getattr(agent, "asks_for_masks", False))
+
+
 def actions_of(
-    agent: Any, observations: NDArray[np.float32], rng: np.random.Generator, *, is_sampled: bool
+    agent: Any,
+    observations: NDArray[np.float32],
+    rng: np.random.Generator,
+    *,
+    is_sampled: bool,
+    masks: BoolArray | None = None,
 ) -> NDArray[Any]:
     """Return actions, drawn with `rng` and without touching any other random generator.
 
@@ -125,9 +135,11 @@ def actions_of(
         observations: shape (num_states, num_fields).
         rng: seeds the draw.
         is_sampled: whether to sample the policy; else its mean or likeliest action.
+        masks: legal choices, shape (num_states, num_choices), for agents that `asks_for_masks`.
     """
+    legal = {} if masks is None else {"action_masks": masks}
     with _own_randomness(rng):
-        actions, _ = agent.predict(observations, deterministic=not is_sampled)
+        actions, _ = agent.predict(observations, deterministic=not is_sampled, **legal)
     return cast("NDArray[Any]", actions)
 
 

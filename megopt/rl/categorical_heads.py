@@ -44,26 +44,31 @@ class CategoricalHead(ActionHead):
         picked = th.gather(log_probs, 1, columns.reshape(len(columns), -1))
         return picked.reshape(columns.shape).sum(dim=2)
 
-    def _sample(self, log_probs: th.Tensor, num_samples: int) -> th.Tensor:
-        """Return choices, shape (num_states, num_samples, factors)."""
-        parts = th.split(log_probs, list(self.sizes), dim=1)
+    def listed(self, device: th.device) -> th.Tensor:
+        """Return all joint choices, shape (num_joint, factors)."""
+        assert self._table is not None
+        return self._table.to(device)
+
+    def drawn(self, outputs: th.Tensor, masks: th.Tensor | None, num_samples: int) -> th.Tensor:
+        """Return choices drawn from the policy, shape (num_states, num_samples, factors)."""
+        parts = th.split(self.log_probs(outputs, masks), list(self.sizes), dim=1)
         return th.stack([th.multinomial(part.exp(), num_samples, replacement=True) for part in parts], dim=2)
 
     def act(self, outputs: th.Tensor, masks: th.Tensor | None, is_deterministic: bool) -> th.Tensor:
         """Return the likeliest choice of each factor, or a sample."""
-        log_probs = self.log_probs(outputs, masks)
-        parts = th.split(log_probs, list(self.sizes), dim=1)
-        best = th.stack([th.argmax(part, dim=1) for part in parts], dim=1)
-        chosen = best if is_deterministic else self._sample(log_probs, 1)[:, 0]
+        if is_deterministic:
+            parts = th.split(self.log_probs(outputs, masks), list(self.sizes), dim=1)
+            chosen = th.stack([th.argmax(part, dim=1) for part in parts], dim=1)
+        else:
+            chosen = self.drawn(outputs, masks, 1)[:, 0]
         return chosen + th.as_tensor(self._starts, device=chosen.device)
 
     def candidates(self, outputs: th.Tensor, masks: th.Tensor | None, num_samples: int) -> Candidates:
         """Return all joint actions with their probabilities, or samples where there are too many."""
-        log_probs = self.log_probs(outputs, masks)
-        if self._table is not None:
-            prior = self._joint(log_probs, self._table.to(outputs.device)).exp()
+        if self.num_joint:
+            prior = self._joint(self.log_probs(outputs, masks), self.listed(outputs.device)).exp()
             return Candidates(actions=None, encoding=None, prior=prior)
-        choices = self._sample(log_probs, num_samples)
+        choices = self.drawn(outputs, masks, num_samples)
         return Candidates(actions=choices, encoding=self._one_hot(choices), prior=None)
 
     def has_choice(self, masks: th.Tensor) -> th.Tensor:
@@ -89,9 +94,8 @@ class CategoricalHead(ActionHead):
         self, new: th.Tensor, old: th.Tensor, candidates: Candidates, weights: th.Tensor, masks: th.Tensor | None
     ) -> th.Tensor:
         """Return the cross entropy of q and the new policy."""
-        choices = self._table if candidates.actions is None else candidates.actions
-        assert choices is not None
-        return -th.mean(th.sum(weights * self._joint(self.log_probs(new, masks), choices.to(new.device)), dim=1))
+        choices = self.listed(new.device) if candidates.actions is None else candidates.actions
+        return -th.mean(th.sum(weights * self._joint(self.log_probs(new, masks), choices), dim=1))
 
     def divergences(self, new: th.Tensor, old: th.Tensor, masks: th.Tensor | None) -> th.Tensor:
         """Return the exact KL: the sum over factors."""
@@ -118,12 +122,8 @@ class JointHead(CategoricalHead):
 
     def row_log_probs(self, outputs: th.Tensor, masks: th.Tensor | None) -> th.Tensor:
         """Return log probabilities of joint actions, shape (num_states, num_joint)."""
-        rows = self._joint(outputs, self._rows(outputs))
+        rows = self._joint(outputs, self.listed(outputs.device))
         return functional.log_softmax(rows if masks is None else th.where(masks, rows, _MASKED), dim=1)
-
-    def _rows(self, outputs: th.Tensor) -> th.Tensor:
-        assert self._table is not None
-        return self._table.to(outputs.device)
 
     def has_choice(self, masks: th.Tensor) -> th.Tensor:
         """Return which masks leave more than one action, shape (num_states,)."""
@@ -133,7 +133,7 @@ class JointHead(CategoricalHead):
         """Return the likeliest joint action, or a sample."""
         log_probs = self.row_log_probs(outputs, masks)
         index = th.argmax(log_probs, dim=1) if is_deterministic else th.multinomial(log_probs.exp(), 1)[:, 0]
-        return self._rows(outputs)[index] + th.as_tensor(self._starts, device=outputs.device)
+        return self.listed(outputs.device)[index] + th.as_tensor(self._starts, device=outputs.device)
 
     def candidates(self, outputs: th.Tensor, masks: th.Tensor | None, num_samples: int) -> Candidates:
         """Return all joint actions with their probabilities."""

@@ -84,7 +84,8 @@ class CVPO(MaskedActing):
                 (net_arch, activation_fn, num_critics, ...), tensorboard_log, verbose, seed, device.
 
         Raises:
-            ConfigError: for a setting out of range, an action space that is not supported, or masks on Box.
+            ConfigError: for a setting out of range, an action space that is not supported, masks on Box, or intervals
+                on anything else.
             TypeError: for an unknown keyword.
         """
         space = getattr(env, "action_space", None)
@@ -117,16 +118,20 @@ class CVPO(MaskedActing):
         return 0 if self.limits is None else len(self.limits.values)
 
     @property
+    def asks_for_masks(self) -> bool:
+        """Whether it keeps to the `action_masks()` of its environment."""
+        return self.settings.use_action_masks or self.settings.use_joint_masks
+
+    @property
     def latest(self) -> EStep | None:
         """Answer of the latest E-step; None before the first."""
         return None if self._fit is None else self._fit.step
 
     def _setup_model(self) -> None:
         settings = self.settings
-        is_masked = settings.use_action_masks or settings.use_joint_masks
         given = {"use_joint_masks": settings.use_joint_masks, "num_bins": settings.num_bins}
         head = head_of(self.action_space, is_joint=settings.use_joint_masks, num_bins=settings.num_bins)
-        if is_masked and not head.num_choices:
+        if self.asks_for_masks and not head.num_choices:
             message = (
                 f"CVPO: use_action_masks with {self.action_space}; expected Discrete or MultiDiscrete; leave it out"
             )
@@ -136,7 +141,7 @@ class CVPO(MaskedActing):
             "num_limits": self.num_limits,
             "n_steps": settings.n_steps,
             "gamma": self.gamma,
-            "num_choices": head.num_choices if is_masked else 0,
+            "num_choices": head.num_choices if self.asks_for_masks else 0,
         }
         super()._setup_model()
         pairs = (self.policy.critic, self.policy.critic_target), (self.policy.actor, self.policy.actor_target)

@@ -26,7 +26,7 @@ def log_rows(
     rows = {
         "train/critic_loss": critic_loss,
         "train/fit_loss": float(np.mean([fit.loss for fit in fits])),
-        "train/fit_divergence": float(np.mean([fit.share for fit in fits])),
+        "train/fit_divergence": float(np.mean([fit.divergence_share for fit in fits])),
         "train/kl": float(latest.kl),
         "train/temperature": float(latest.temperature),
         "train/effective_samples": float(latest.effective_samples),

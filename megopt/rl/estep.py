@@ -45,7 +45,6 @@ class EStep:
         kl: mean KL(q | pi) [nat].
         reward: mean reward under q.
         costs: mean costs under q, shape (num_limits,).
-        prior_costs: mean costs under pi, shape (num_limits,).
         bound: value of the dual: no q that keeps the limits has a larger mean reward; -inf in a recovery.
         excess: least reachable value of the largest excess over a limit [standard deviations of that cost]; an upper
             bound below 0 where there is an answer.
@@ -59,7 +58,6 @@ class EStep:
     kl: float
     reward: float
     costs: FloatArray
-    prior_costs: FloatArray
     bound: float
     excess: float
     is_feasible: bool
@@ -126,10 +124,10 @@ class _Scaled:
         is_moved = spread > _NEGLIGIBLE_SPREAD * np.max(np.abs(means), axis=(1, 2))
         self.spread = np.where(is_moved & (spread > 0.0), spread, 1.0)
         self.values = values / self.spread[:, np.newaxis, np.newaxis] * is_moved[:, np.newaxis, np.newaxis]
-        self.prior_costs = np.mean(means[1:, :, 0], axis=1)
+        self._prior_costs = np.mean(means[1:, :, 0], axis=1)
         self.is_used: BoolArray = is_moved[1:] & np.isfinite(thresholds)
-        self.is_hopeless = bool(np.any(~is_moved[1:] & (self.prior_costs > thresholds)))
-        self.thresholds = (thresholds - self.prior_costs) / self.spread[1:]
+        self.is_hopeless = bool(np.any(~is_moved[1:] & (self._prior_costs > thresholds)))
+        self.thresholds = (thresholds - self._prior_costs) / self.spread[1:]
 
     def dual(self, log_prior: FloatArray, max_kl: float, *, is_recovery: bool = False) -> Dual:
         """Return the dual of the batch, or that of its least reachable excess."""
@@ -168,7 +166,6 @@ class _Scaled:
             kl=point.kl,
             reward=reward,
             costs=np.mean(np.sum(point.weights * self._raw_costs, axis=2), axis=1),
-            prior_costs=self.prior_costs,
             bound=-np.inf if is_recovery else float(mean_reward + point.value * unit),
             excess=excess,
             is_feasible=not is_recovery and not self.is_hopeless,

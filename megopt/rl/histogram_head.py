@@ -7,14 +7,16 @@ divided any further. A policy is a product over the dimensions, as a diagonal Ga
 
 from __future__ import annotations
 
-import numpy as np
 import torch as th
-from torch.nn import functional
 
 from megopt.rl.action_head import ActionHead, Candidates
+from megopt.rl.categorical_heads import CategoricalHead
 
 LARGEST_GRID = 64
-"""Cells of a box up to which each gives a candidate, at an even point in it; beyond, candidates are sampled."""
+"""Cells of a box up to which each is a candidate; beyond, candidates are sampled."""
+NUM_POINTS = 4
+"""Points that stand for a cell. With one, q would take a cell where its point is good and leave it where it is bad; a
+policy cannot, and would come to rest beside its limits wherever a cell holds both."""
 
 
 class HistogramHead(ActionHead):
@@ -22,45 +24,39 @@ class HistogramHead(ActionHead):
 
     Attributes:
         num_bins: intervals per dimension.
+        intervals: the head of MultiDiscrete whose choices are the intervals.
     """
 
     def __init__(self, dim: int, num_bins: int) -> None:
         """Take the number of dimensions of the box, and of intervals of each."""
-        self.num_bins, self._dim = num_bins, dim
+        self.num_bins, self.intervals = num_bins, CategoricalHead((num_bins,) * dim, (0,) * dim)
         self.num_outputs, self.num_choices, self.num_joint, self.encoding_size = dim * num_bins, 0, 0, dim
-        self.names = ("policy",)
-        cells = np.indices((num_bins,) * dim).reshape(dim, -1).T if num_bins**dim <= LARGEST_GRID else None
-        self._cells = None if cells is None else th.as_tensor(cells)
-
-    def log_probs(self, outputs: th.Tensor) -> th.Tensor:
-        """Return log probabilities of the intervals, shape (num_states, dim, num_bins)."""
-        return functional.log_softmax(outputs.reshape(-1, self._dim, self.num_bins), dim=2)
+        self.names = self.intervals.names
+        self._is_listed = num_bins**dim <= LARGEST_GRID
 
     def act(self, outputs: th.Tensor, masks: th.Tensor | None, is_deterministic: bool) -> th.Tensor:
         """Return the middle of each likeliest interval, or a sample."""
-        if is_deterministic:
-            return self._values(th.argmax(self.log_probs(outputs), dim=2), 0.5)
-        bins = self._drawn(outputs, 1)[:, 0]
-        return self._values(bins, th.rand(bins.shape, device=bins.device))
+        bins = self.intervals.act(outputs, None, is_deterministic)
+        return self._points(bins, 0.5 if is_deterministic else th.rand(bins.shape, device=bins.device))
 
     def candidates(self, outputs: th.Tensor, masks: th.Tensor | None, num_samples: int) -> Candidates:
-        """Return a point in every cell of the box with the cell's probability, or samples where there are too many."""
-        log_probs = self.log_probs(outputs)
-        if self._cells is None:
-            bins, prior = self._drawn(outputs, num_samples), None
+        """Return every cell of the box with its probability, or samples where there are too many; points in each."""
+        if self._is_listed:
+            prior = self.intervals.candidates(outputs, None, 1).prior
+            bins = self.intervals.listed(outputs.device).expand(len(outputs), -1, -1)
         else:
-            bins = self._cells.to(outputs.device).expand(len(log_probs), -1, -1)
-            prior = th.gather(log_probs, 2, bins.transpose(1, 2)).sum(dim=1).exp()
-        values = self._values(bins, th.rand(bins.shape, device=bins.device))
-        return Candidates(actions=bins, encoding=values, prior=prior)
+            prior, bins = None, self.intervals.drawn(outputs, None, num_samples)
+        points = self._points(bins[:, :, None], self._spread(bins)).flatten(1, 2)
+        return Candidates(actions=bins, encoding=points, prior=prior, num_points=NUM_POINTS)
 
-    def _drawn(self, outputs: th.Tensor, num_samples: int) -> th.Tensor:
-        """Return drawn intervals, shape (num_states, num_samples, dim)."""
-        shares = self.log_probs(outputs).exp().flatten(0, 1)
-        drawn = th.multinomial(shares, num_samples, replacement=True)
-        return drawn.reshape(-1, self._dim, num_samples).transpose(1, 2)
+    @staticmethod
+    def _spread(bins: th.Tensor) -> th.Tensor:
+        """Return places in each cell, one in each quarter of every dimension (a Latin hypercube)."""
+        shape = (*bins.shape[:2], NUM_POINTS, bins.shape[2])
+        quarter = th.argsort(th.rand(shape, device=bins.device), dim=2)
+        return (quarter + th.rand(shape, device=bins.device)) / NUM_POINTS
 
-    def _values(self, bins: th.Tensor, places: th.Tensor | float) -> th.Tensor:
+    def _points(self, bins: th.Tensor, places: th.Tensor | float) -> th.Tensor:
         """Return the points at `places`, from 0 to 1, of some intervals."""
         return (bins + places) * (2.0 / self.num_bins) - 1.0
 
@@ -72,11 +68,8 @@ class HistogramHead(ActionHead):
         self, new: th.Tensor, old: th.Tensor, candidates: Candidates, weights: th.Tensor, masks: th.Tensor | None
     ) -> th.Tensor:
         """Return the cross entropy of q and the new policy."""
-        assert candidates.actions is not None
-        picked = th.gather(self.log_probs(new), 2, candidates.actions.transpose(1, 2))
-        return -th.mean(th.sum(weights * picked.sum(dim=1), dim=1))
+        return self.intervals.fit_loss(new, old, candidates, weights, None)
 
     def divergences(self, new: th.Tensor, old: th.Tensor, masks: th.Tensor | None) -> th.Tensor:
         """Return the exact KL: the sum over dimensions."""
-        before, after = self.log_probs(old), self.log_probs(new)
-        return th.mean(th.sum(before.exp() * (before - after), dim=(1, 2)), dim=0, keepdim=True)
+        return self.intervals.divergences(new, old, None)

@@ -145,6 +145,8 @@ class CostCritics(BaseModel):
         """Return Q of candidates in the units of reward and costs, shape (num_heads, num_states, num_actions)."""
         values = self(observations, candidates.encoding)
         joined = th.cat([th.amin(values[:, :1], dim=0), th.mean(values[:, 1:], dim=0)])
+        if candidates.num_points > 1:
+            joined = joined.reshape(*joined.shape[:2], -1, candidates.num_points).mean(dim=3)
         return joined * self.scales[:, None, None]
 
 

@@ -160,7 +160,7 @@ class CVPOPolicy(BasePolicy):
         Raises:
             ConfigError: for masks of another length.
         """
-        flat, wanted = np.asarray(masks, dtype=np.bool_), self.head.num_choices
+        flat, wanted = np.array(masks, dtype=np.bool_), self.head.num_choices  # a copy: torch wants to write
         if not wanted or flat.size % wanted:
             kind = "joint actions" if isinstance(self.head, JointHead) else "choices of all factors in a row"
             message = f"CVPO: action masks of shape {flat.shape}; expected {wanted} entries per state, the {kind}"

@@ -28,14 +28,17 @@ class CVPOSettings:
         critic_rate_factor: learning rate of the critics over that of the actor, > 0.
         policy_tau: share that the slow actor moves per update, in [0, 1].
         n_steps: steps per return.
-        num_samples: actions per state in the E-step, where they are not enumerated.
-        num_sampled_states: states of a batch that E- and M-step use where actions are sampled; critics use all.
+        num_samples: actions per state in the E-step, where they are sampled: of Gaussians, of histograms of more than
+            64 cells, and of products of more than 1024 choices; of all others every cell or choice is weighed.
+        num_sampled_states: states of a batch that E- and M-step use for Box and for products of more than 1024
+            choices; all others, and the critics, use the whole batch.
         max_kl: trust region of the E-step [nat].
         num_fit_steps: gradient steps of the M-step per E-step.
         fit_kl: trust region of the M-step: of the mean for Box, of the policy otherwise [nat].
         fit_kl_spread: trust region of the spread for Box [nat].
         num_bins: intervals that a histogram policy cuts each dimension of a Box into, 2 or more; 0 for a Gaussian.
-        measure_window: steps that the measured cost looks back on.
+        measure_window: steps, over all environments, that the measured cost looks back on at least; half of all steps
+            once that is more.
         limit_margin: share of each limit's size to stay below it, in [0, 0.5]: what the luck of the draws may cost.
         use_action_masks: ask the environment's `action_masks()` which Discrete or MultiDiscrete choices are legal.
         use_joint_masks: masks cover joint actions of MultiDiscrete, in an array of the space's shape or raveled;

@@ -33,7 +33,7 @@ class Fit:
         costs: mean Q of the costs under the slow policy over the batch, shape (num_limits,).
         level: running mean of that over batches, shape (num_limits,).
         loss: cross entropy of the last gradient step.
-        share: largest divergence there over its bound.
+        divergence_share: largest divergence there over its bound.
     """
 
     step: EStep
@@ -41,7 +41,7 @@ class Fit:
     costs: FloatArray
     level: FloatArray
     loss: float
-    share: float
+    divergence_share: float
 
 
 def fit_critics(policy: CVPOPolicy, batch: CostReplaySamples) -> float:
@@ -61,12 +61,12 @@ class _Centre:
     """The slow actor at some states, which the E-step and the fit begin from.
 
     Attributes:
-        states: observations.
-        masks: legal choices there; None without masks.
-        outputs: of the slow actor.
-        candidates: actions to weigh.
+        states: observations, shape (num_states, ...).
+        masks: legal choices there, shape (num_states, num_choices); None without masks.
+        outputs: of the slow actor, shape (num_states, num_outputs).
+        candidates: actions to weigh, num_actions of each state.
         values: Q of reward and costs by the slow critics, shape (1 + num_limits, num_states, num_actions).
-        prior: probabilities of enumerated actions, rows sum to 1; None of sampled ones.
+        prior: probabilities of listed actions, shape (num_states, num_actions), rows sum to 1; None of drawn ones.
     """
 
     states: th.Tensor
@@ -77,15 +77,18 @@ class _Centre:
     prior: FloatArray | None
 
     def at(self, is_kept: th.Tensor) -> _Centre:
-        """Return the part at some of the states, shape (num_states,)."""
-        kept = self.candidates
-        parts = (part if part is None else part[is_kept] for part in (kept.actions, kept.encoding, kept.prior))
+        """Return the part at the states that are kept; `is_kept` has the shape (num_states,)."""
         rows = is_kept.cpu().numpy()
         return _Centre(
             states=self.states[is_kept],
-            masks=None if self.masks is None else self.masks[is_kept],
+            masks=_kept(self.masks, is_kept),
             outputs=self.outputs[is_kept],
-            candidates=Candidates(**dict(zip(("actions", "encoding", "prior"), parts, strict=True))),
+            candidates=Candidates(
+                actions=_kept(self.candidates.actions, is_kept),
+                encoding=_kept(self.candidates.encoding, is_kept),
+                prior=_kept(self.candidates.prior, is_kept),
+                num_points=self.candidates.num_points,
+            ),
             values=self.values[:, rows],
             prior=None if self.prior is None else self.prior[rows],
         )
@@ -133,11 +136,11 @@ def fit_actor(
     found = centre.mean_costs()
     level = found if latest is None else latest.level + _LEVEL_RATE * (found - latest.level)
     start = None if latest is None else latest.step
-    deciding, share = _deciding(policy, centre)
-    bounds = deciding.mean_costs() + (thresholds - level) / (horizon * share)
-    step = _best_shares(deciding, bounds, settings.max_kl, start)
+    deciding, deciding_share = _deciding(policy, centre)
+    bounds = deciding.mean_costs() + (thresholds - level) / (horizon * deciding_share)
+    step = _best_weights(deciding, bounds, settings.max_kl, start)
     multipliers, loss, used = _fit_to(policy, deciding, step.weights, settings, multipliers)
-    return Fit(step=step, multipliers=multipliers, costs=found, level=level, loss=loss, share=used)
+    return Fit(step=step, multipliers=multipliers, costs=found, level=level, loss=loss, divergence_share=used)
 
 
 def _deciding(policy: CVPOPolicy, centre: _Centre) -> tuple[_Centre, float]:
@@ -145,8 +148,8 @@ def _deciding(policy: CVPOPolicy, centre: _Centre) -> tuple[_Centre, float]:
     if centre.masks is None:
         return centre, 1.0
     has_choice = policy.head.has_choice(centre.masks)
-    share = float(has_choice.float().mean())
-    return (centre, 1.0) if share in (0.0, 1.0) else (centre.at(has_choice), share)
+    deciding_share = float(has_choice.float().mean())
+    return (centre, 1.0) if deciding_share in (0.0, 1.0) else (centre.at(has_choice), deciding_share)
 
 
 def _centre_of(policy: CVPOPolicy, batch: CostReplaySamples, settings: CVPOSettings) -> _Centre:
@@ -161,7 +164,7 @@ def _centre_of(policy: CVPOPolicy, batch: CostReplaySamples, settings: CVPOSetti
     return _Centre(states=states, masks=masks, outputs=outputs, candidates=candidates, values=values, prior=prior)
 
 
-def _best_shares(centre: _Centre, bounds: FloatArray, max_kl: float, start: EStep | None) -> EStep:
+def _best_weights(centre: _Centre, bounds: FloatArray, max_kl: float, start: EStep | None) -> EStep:
     """Return the answer of the E-step under upper bounds on mean Q of the costs."""
     return solve(
         centre.values[0],
@@ -176,17 +179,17 @@ def _best_shares(centre: _Centre, bounds: FloatArray, max_kl: float, start: ESte
 
 
 def _fit_to(
-    policy: CVPOPolicy, centre: _Centre, shares: FloatArray, settings: CVPOSettings, multipliers: FloatArray
+    policy: CVPOPolicy, centre: _Centre, weights: FloatArray, settings: CVPOSettings, multipliers: FloatArray
 ) -> tuple[FloatArray, float, float]:
     """Fit the actor to q; returns multipliers of the divergences, the last loss and largest divergence over its bound.
 
     The multipliers are projected where they are stored, so that they do not wind up.
     """
     radii = np.array([settings.fit_kl, settings.fit_kl_spread][: len(policy.head.names)])
-    weights = th.as_tensor(shares, dtype=th.float32, device=centre.outputs.device)
+    wanted = th.as_tensor(weights, dtype=th.float32, device=centre.outputs.device)
     loss, used = np.nan, np.zeros(len(radii))
     for _ in range(settings.num_fit_steps):
-        loss, divergences = _descend_once(policy, centre, weights, multipliers)
+        loss, divergences = _descend_once(policy, centre, wanted, multipliers)
         used = divergences / radii
         multipliers = np.clip(multipliers + _MULTIPLIER_RATE * (used - 1.0), 0.0, _MULTIPLIER_CEILING)
     return multipliers, loss, float(np.max(used))
@@ -217,9 +220,14 @@ def cost_means(policy: CVPOPolicy, batch: CostReplaySamples, num_samples: int) -
         stored = critic.of_stored(batch.observations, head.encode(batch.actions))[:, 1:].mean(dim=(0, 2))
         candidates = head.candidates(policy.actor(batch.observations), batch.masks, num_samples)
         values = critic.joined(batch.observations, candidates)[1:]
-        shares = 1.0 / values.shape[2] if candidates.prior is None else candidates.prior
-        expected = th.sum(values * shares, dim=2).mean(dim=1)
+        weights = 1.0 / values.shape[2] if candidates.prior is None else candidates.prior
+        expected = th.sum(values * weights, dim=2).mean(dim=1)
     return _doubles(stored * critic.scales[1:]), _doubles(expected)
+
+
+def _kept(rows: th.Tensor | None, is_kept: th.Tensor) -> th.Tensor | None:
+    """Return some of the rows; None of none."""
+    return None if rows is None else rows[is_kept]
 
 
 def _prior(candidates: Candidates) -> FloatArray | None:
