@@ -10,7 +10,7 @@ from megopt.configuration import CONF_DIR, VERBS, group_choices, group_names, ro
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
-RESUMED = ("sweep", "search", "train", "compare", "train-models")
+RESUMED = ("sweep", "search", "train", "compare", "reproduce", "train-models", "profile", "live")
 """Verbs that go on with what an earlier command has done."""
 HIDDEN = ("  - _self_", "  - override hydra")
 """Lines of a root yaml that mean nothing to a user."""

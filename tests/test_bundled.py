@@ -15,6 +15,7 @@ from megopt.diffusion.evaluation import Sampling, Truth, generated, reconstructe
 from megopt.diffusion.pipelines import latent_space, load
 from megopt.diffusion.super_resolution import BicubicUpscaler
 from megopt.diffusion.training_autoencoder import fidelity
+from megopt.diffusion.training_request import PartRequest
 from megopt.envs import scenarios
 from megopt.errors import ConfigError, PipelineError
 from megopt.schemes.step_split import StepSplit
@@ -142,3 +143,11 @@ def test_measured_quality_falls_with_fewer_steps_bits_tokens_and_pixels() -> Non
     assert twelve[twelve["codec_bits"] == 16].sort_values("sr_scale")["value"].is_monotonic_decreasing
     by_split = rows[(rows["num_steps"] == 25) & (rows["merge_ratio"] == 0) & (rows["codec_bits"] == 16)]
     assert by_split[by_split["sr_scale"] == 1].sort_values("split_step")["value"].is_monotonic_increasing
+
+
+def test_a_scale_that_nothing_enlarges_to_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="sr_scale 3: expected one of 2, 4"):
+        bundled.load_upscaler("light", 3)
+    with pytest.raises(ConfigError, match="sr_scale=3: expected one of 2, 4"):
+        PartRequest(part="sr_light", budget_min=1.0, folder=tmp_path, sr_scale=3)
+    assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ FAST = ["experiment=published", "num_requests=4", "num_traces=4", "problem.sweep
 
 
 def megopt(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "megopt.cli", *arguments]
+    command = [sys.executable, "-m", "megopt", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 

@@ -193,3 +193,8 @@ def test_rates_are_scaled_and_only_those(tmp_path: Path) -> None:
     request = PartRequest(part="edge", budget_min=None, num_steps=1, folder=tmp_path, rate_factor=0.5)
     settings = request.settings(learning_rate=1e-3, inner_rate=0.02, ema_decay=0.99)
     assert (settings.learning_rate, settings.inner_rate, settings.ema_decay) == (5e-4, 0.01, 0.99)
+
+
+def test_a_weight_for_a_part_without_denoiser_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"perceptual.weight=0.5 with part=autoencoder: expected one of edge, device"):
+        PartRequest(part="autoencoder", budget_min=None, num_steps=1, folder=tmp_path, perceptual=ON)

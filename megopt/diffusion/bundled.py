@@ -73,8 +73,12 @@ def load_upscaler(kind: str, scale: int) -> Upscaler:
         PipelineError: if there is none of that kind and scale.
     """
     from megopt.diffusion.hybrid_super_resolution import HybridUpscaler, Tiling
-    from megopt.diffusion.super_resolution import NetworkUpscaler
+    from megopt.diffusion.super_resolution import SCALES, NetworkUpscaler
     from megopt.diffusion.super_resolution_network import LightSuperResolution
+
+    if scale not in SCALES:
+        message = f"sr_scale {scale}: expected one of {', '.join(map(str, SCALES))}, or 1 for none; change sr_scale"
+        raise PipelineError(message)
 
     if kind == "hybrid" and scale in HYBRID_TILINGS:
         patch_px, overlap_px, context_px = HYBRID_TILINGS[scale]

@@ -14,6 +14,7 @@ import torch
 
 from megopt.diffusion.latent_attributes import PerceptualSettings
 from megopt.diffusion.model_export import ModelCard, num_parameters, read_card
+from megopt.diffusion.super_resolution import SCALES
 from megopt.diffusion.trained_parts import DENOISERS, MODEL, trained_weights
 from megopt.diffusion.training import Trained, train
 from megopt.diffusion.training_data import SceneSet, scene_set
@@ -71,6 +72,9 @@ class PartRequest:
             raise ConfigError(message)
         if not self.rate_factor > 0:
             message = f"rate_factor={self.rate_factor}: expected a number > 0; change rate_factor"
+            raise ConfigError(message)
+        if self.sr_scale not in SCALES:
+            message = f"sr_scale={self.sr_scale}: expected one of {', '.join(map(str, SCALES))}; change sr_scale"
             raise ConfigError(message)
         if self.perceptual.weight and self.part not in DENOISERS:
             message = (
