@@ -85,8 +85,8 @@ def test_super_resolution_beats_bicubic(scale: int) -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(PipelineError, match="bundled/cloud: no bundled pipeline; expected one of bundled/edge"):
         load("bundled/cloud")
-    with pytest.raises(PipelineError, match="sr_light_x8: not there; train it"):
-        bundled.load_upscaler("light", 8)
+    with pytest.raises(PipelineError, match="sr_hybrid_x4: not there; train it"):
+        bundled.load_upscaler("hybrid", 4)
     with pytest.raises(ConfigError, match="num_images is 1; expected 2 or more"):
         truth(1, seed=0, split="unseen")
     assert bundled.located("some/model") == "some/model"
