@@ -19,7 +19,28 @@ MAX_STEPS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Handover:
+    """What crosses the link, and how the device enlarges it; the part of a decision that users state as it is.
+
+    Attributes:
+        merge_ratio: share of the latent's tokens merged away [1].
+        codec_bits: bits per value of the latent, one of `CODEC_BITS`.
+        image_codec: format of an image made by the edge, one of `IMAGE_CODECS`.
+        image_quality: setting of a lossy format, 1 to 100; 0 for the others.
+        sr_scale: the image is made at 1/s of the side and enlarged by the device [1].
+        sr_kind: how it is enlarged, one of `SR_KINDS`.
+    """
+
+    merge_ratio: float = 0.0
+    codec_bits: int = 16
+    image_codec: str = "png"
+    image_quality: int = 0
+    sr_scale: int = 1
+    sr_kind: str = "light"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision(Handover):
     """How one request is shared; sent with it, and back with what was really applied.
 
     Attributes:
@@ -27,12 +48,6 @@ class Decision:
         num_steps: denoising steps N of the run.
         split_step: steps of the edge: 0 for device only, between 1 and N for step split and shared steps (common ones
             included), N for all others.
-        merge_ratio: share of the latent's tokens merged away [1].
-        codec_bits: bits per value of the latent, one of `CODEC_BITS`.
-        image_codec: format of an image made by the edge, one of `IMAGE_CODECS`.
-        image_quality: setting of a lossy format, 1 to 100; 0 for the others.
-        sr_scale: the image is made at 1/s of the side and enlarged by the device [1].
-        sr_kind: how it is enlarged, one of `SR_KINDS`.
         region: what the edge makes; of region split, None for the others.
         group: with whom steps are shared; of shared steps.
         layers: what the edge runs; of layer split.
@@ -41,12 +56,6 @@ class Decision:
     mode: str
     num_steps: int
     split_step: int
-    merge_ratio: float = 0.0
-    codec_bits: int = 16
-    image_codec: str = "png"
-    image_quality: int = 0
-    sr_scale: int = 1
-    sr_kind: str = "light"
     region: RegionShare | None = None
     group: GroupShare | None = None
     layers: LayerShare | None = None

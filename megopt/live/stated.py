@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from megopt.diffusion.layer_pieces import FIRST, LAST, Body
 from megopt.errors import ConfigError
-from megopt.live.decision import Decision
+from megopt.live.decision import Decision, Handover
 from megopt.live.modes_rows import region_share
 from megopt.live.modes_shares import GroupShare, RegionShare
 
@@ -18,19 +18,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stated:
+class Stated(Handover):
     """What to do, in the words of a configuration; keys of other modes are not looked at.
 
     Attributes:
         mode: one of `megopt.live.decision.MODES`.
         num_steps: denoising steps of the run.
         split_step: steps of the edge, of step split and shared steps; 0 for half of them.
-        merge_ratio: share of the latent's tokens merged away [1].
-        codec_bits: bits per value that is sent: 4, 8, 16, or 32 for all of it.
-        image_codec: format of an image made by the edge: raw, png, jpeg, webp.
-        image_quality: of a lossy format, 1 to 100.
-        sr_scale: the image is made at 1/s of the side and enlarged by the device [1].
-        sr_kind: how: light, diffusion, hybrid.
         region_ratio: share of the image that the edge makes, of region split [1].
         coarse_scale: the device first runs the image at 1/s of the side, of region split [1].
         refine_steps: steps of the device after that; 0 for half of the run.
@@ -47,12 +41,6 @@ class Stated:
     mode: str
     num_steps: int = 25
     split_step: int = 0
-    merge_ratio: float = 0.0
-    codec_bits: int = 16
-    image_codec: str = "png"
-    image_quality: int = 0
-    sr_scale: int = 1
-    sr_kind: str = "light"
     region_ratio: float = 0.5
     coarse_scale: int = 1
     refine_steps: int = 0
@@ -82,12 +70,7 @@ class Stated:
             mode=self.mode,
             num_steps=self.num_steps,
             split_step=(self.split_step or self.num_steps // 2) if is_between else whole,
-            merge_ratio=self.merge_ratio,
-            codec_bits=self.codec_bits,
-            image_codec=self.image_codec,
-            image_quality=self.image_quality,
-            sr_scale=self.sr_scale,
-            sr_kind=self.sr_kind,
+            **{field.name: getattr(self, field.name) for field in fields(Handover)},
             region=self._region(device, prompt) if self.mode == "region_split" else None,
             group=self._group() if self.mode == "shared_steps" else None,
             layers=device.layers(Body(first=self.first_layer, last=self.last_layer))
