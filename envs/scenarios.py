@@ -90,6 +90,7 @@ def meg_cvpo(
     episode_length: int = 64,
     is_pipelined: bool = True,
     k_factor_db: float = -np.inf,
+    are_places_stratified: bool = False,
     bandwidth_hz: float = 1e6,
     limit_share: float | None = None,
 ) -> EnvParams:
@@ -106,6 +107,8 @@ def meg_cvpo(
         episode_length: requests in an episode [1].
         is_pipelined: whether the edge computes while the previous request is on the air.
         k_factor_db: Rician factor [dB]; the paper states no small-scale fading, -inf is Rayleigh.
+        are_places_stratified: whether devices that begin an episode together share the distances out evenly; one
+            device alone is placed as without.
         bandwidth_hz: of the link [Hz]; less keeps the airtime of small latents beside the time of the edge.
         limit_share: None for the published limits; else both at this share of the way from the cheapest row to the
             best one, see `megopt.envs.limit_shares`.
@@ -128,7 +131,7 @@ def meg_cvpo(
     published = request(
         profile=tables,
         schemes=[model_split] if schemes is None else schemes,
-        channel=LogDistance(k_factor_db=k_factor_db),
+        channel=LogDistance(k_factor_db=k_factor_db, are_places_stratified=are_places_stratified),
         link=Link(bandwidth_hz=bandwidth_hz),
         problem=Problem(objective="quality", metric=metric, limits=limits),
         episode_length=episode_length,

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from scipy.special import exp1
+from scipy.stats import kstest
 
 import megopt.conf
 from megopt.errors import ConfigError
@@ -26,6 +27,7 @@ from megopt.system.channel import (
     UrbanMacro,
     UrbanMicro,
 )
+from megopt.system.channel_places import uniform_distances_m
 from megopt.system.fading import jakes_correlation, power_gain, scattered, specular_share
 from megopt.system.link import shannon_rate_bps
 from megopt.system.path_loss import (
@@ -282,6 +284,31 @@ def test_log_distance_stays_in_range_and_shadows() -> None:
     assert log_distance_path_loss_db(200.0) <= loss_db.min() < loss_db.max() <= log_distance_path_loss_db(300.0)
     shadowed, _ = LogDistance(min_distance_m=200.0, max_distance_m=200.0, shadowing_db=8.0).place(rng, 20_000)
     assert np.std(10 * np.log10(shadowed)) == pytest.approx(8.0, rel=0.03)
+
+
+@given(num_devices=st.integers(1, 200), seed=st.integers(0, 2**32 - 1))
+def test_stratified_places_share_the_distances_out_evenly(num_devices: int, seed: int) -> None:
+    distance_m = uniform_distances_m(np.random.default_rng(seed), 200.0, 300.0, num_devices, is_stratified=True)
+    part = np.floor((distance_m - 200.0) / 100.0 * num_devices * (1.0 - 1e-12))
+    assert sorted(part) == list(range(num_devices))
+
+
+def test_each_stratified_device_is_as_likely_anywhere() -> None:
+    rng = np.random.default_rng(15)
+    drawn = np.array([uniform_distances_m(rng, 200.0, 300.0, 5, is_stratified=True) for _ in range(4000)])
+    for of_device in drawn.T:
+        assert kstest(of_device, "uniform", args=(200.0, 100.0)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("kind", [LogDistance, UrbanMicro, UrbanMacro])
+def test_means_over_stratified_places_have_lost_the_luck_of_the_distances(kind: type[LogDistance | UrbanMicro]) -> None:
+    def deviation(*, are_places_stratified: bool) -> float:
+        channel = kind(are_places_stratified=are_places_stratified, **still)
+        means = [np.log(channel.place(np.random.default_rng(seed), 64)[0]).mean() for seed in range(200)]
+        return float(np.std(means))
+
+    still = {} if kind is LogDistance else {"is_shadowed": False}
+    assert deviation(are_places_stratified=True) < 0.5 * deviation(are_places_stratified=False)
 
 
 @pytest.mark.parametrize(("kind", "scenario"), [(UrbanMicro, URBAN_MICRO), (UrbanMacro, URBAN_MACRO)])

@@ -77,6 +77,8 @@ VARIANTS: dict[str, Channel] = {
     "gauss-markov, line of sight": GaussMarkov(snr_db=10.0, k_factor_db=0.0, correlation=0.9),
     "log-distance, shadowed": LogDistance(shadowing_db=8.0),
     "log-distance, shadowed, line of sight": LogDistance(shadowing_db=6.0, k_factor_db=3.0),
+    "log-distance, stratified": LogDistance(are_places_stratified=True, shadowing_db=6.0),
+    "umi, stratified": UrbanMicro(are_places_stratified=True),
     "umi beyond the breakpoint": UrbanMicro(max_distance_m=500.0, carrier_hz=2e9, bandwidth_hz=5e6),
     "umi without shadowing": UrbanMicro(is_shadowed=False),
     "uma, high devices": UrbanMacro(device_height_m=10.0, tx_power_dbm=20.0),

@@ -1,4 +1,9 @@
-"""Channels of devices at drawn places: log-distance loss, and the urban cells of 3GPP TR 38.901."""
+"""Channels of devices at drawn places: log-distance loss, and the urban cells of 3GPP TR 38.901.
+
+Places that are drawn for many devices at once may be stratified: of n devices, one at random lies in each n-th of the
+range of distances. Each device by itself is as likely anywhere as without, and means over devices lose nearly all of
+the luck of the places.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +29,24 @@ from megopt.system.path_loss import (
 from megopt.units import linear_from_db
 
 
+def uniform_distances_m(
+    rng: np.random.Generator, nearest_m: float, farthest_m: float, num_devices: int, *, is_stratified: bool
+) -> FloatArray:
+    """Return distances that are uniform over a range [m], shape (num_devices,).
+
+    Args:
+        rng: generator.
+        nearest_m: smallest distance [m].
+        farthest_m: largest distance [m].
+        num_devices: devices that are placed at once.
+        is_stratified: whether one of them, by chance, lies in each of `num_devices` equal parts of the range.
+    """
+    if not is_stratified:
+        return rng.uniform(nearest_m, farthest_m, num_devices)
+    share = (rng.permutation(num_devices) + rng.random(num_devices)) / max(1, num_devices)
+    return np.asarray(nearest_m + share * (farthest_m - nearest_m))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogDistance(DopplerChannel):
     """Devices at uniform distances under log-distance loss, with shadowing and fading; defaults as in MEG-CVPO.
@@ -33,6 +56,7 @@ class LogDistance(DopplerChannel):
     Attributes:
         min_distance_m: smallest distance [m], at least 1 m.
         max_distance_m: largest distance [m].
+        are_places_stratified: whether devices that are placed at once share the distances out evenly.
         tx_power_dbm: transmit power of the edge [dBm].
         noise_dbm: noise power over the band [dBm].
         reference_db: loss at 1 m [dB].
@@ -45,6 +69,7 @@ class LogDistance(DopplerChannel):
 
     min_distance_m: float = 200.0
     max_distance_m: float = 300.0
+    are_places_stratified: bool = False
     tx_power_dbm: float = 30.0
     noise_dbm: float = -94.0
     reference_db: float = 35.3
@@ -62,7 +87,13 @@ class LogDistance(DopplerChannel):
 
     def place(self, rng: np.random.Generator, num_devices: int) -> tuple[FloatArray, FloatArray]:
         """Return mean SNR and specular share; draws distances, then shadowing."""
-        distance_m = rng.uniform(self.min_distance_m, self.max_distance_m, num_devices)
+        distance_m = uniform_distances_m(
+            rng,
+            self.min_distance_m,
+            self.max_distance_m,
+            num_devices,
+            is_stratified=self.are_places_stratified,
+        )
         loss_db = log_distance_path_loss_db(distance_m, reference_db=self.reference_db, slope_db=self.slope_db)
         shadow_db = self.shadowing_db * rng.standard_normal(num_devices)
         mean_snr = linear_from_db(self.tx_power_dbm - loss_db + shadow_db - self.noise_dbm)
@@ -78,6 +109,7 @@ class Urban(DopplerChannel):
     carrier_hz: float = 3.5e9
     min_distance_m: float = 10.0
     max_distance_m: float = 200.0
+    are_places_stratified: bool = False
     base_height_m: float = 10.0
     device_height_m: float = 1.5
     tx_power_dbm: float = 30.0
@@ -100,7 +132,13 @@ class Urban(DopplerChannel):
 
     def place(self, rng: np.random.Generator, num_devices: int) -> tuple[FloatArray, FloatArray]:
         """Return mean SNR and specular share; draws distances, then lines of sight, then shadowing."""
-        distance_m = rng.uniform(self.min_distance_m, self.max_distance_m, num_devices)
+        distance_m = uniform_distances_m(
+            rng,
+            self.min_distance_m,
+            self.max_distance_m,
+            num_devices,
+            is_stratified=self.are_places_stratified,
+        )
         is_los = rng.random(num_devices) < los_probability(self.scenario, distance_m)
         deviation_db = np.where(is_los, self.scenario.los_shadowing_db, self.scenario.nlos_shadowing_db)
         shadow_db = self.is_shadowed * deviation_db * rng.standard_normal(num_devices)
@@ -119,6 +157,7 @@ class UrbanMicro(Urban):
         carrier_hz: carrier frequency [Hz], 0.5 to 100 GHz.
         min_distance_m: smallest horizontal distance [m], at least 10 m.
         max_distance_m: largest horizontal distance [m], at most 5 km.
+        are_places_stratified: whether devices that are placed at once share the distances out evenly.
         base_height_m: antenna height of the base station [m].
         device_height_m: antenna height of the device [m], from 1.5 m.
         tx_power_dbm: transmit power of the edge's base station [dBm].
