@@ -78,6 +78,11 @@ class RequestVectorEnv(VectorShell[Devices, rendering.RequestMoment]):
     def _begin(self, seed: int) -> Devices:
         return Devices(self.params, self.num_envs, seed)
 
+    def previous_airtime_s(self) -> FloatArray | None:
+        """Return the airtime of each device's payload before [s], shape (num_envs,); None where nothing is hidden."""
+        state = self._begun().state
+        return state.previous_airtime_s if self.params.is_pipelined else None
+
     def step(self, actions: Any) -> tuple[Observations, FloatArray, BoolArray, BoolArray, Info]:
         """Decide the waiting requests.
 

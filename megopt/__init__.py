@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from megopt.policies.average_optimal import AverageOptimal
     from megopt.policies.drift_plus_penalty import DriftPlusPenalty
+    from megopt.policies.pipelined_optimal import PipelinedOptimal
     from megopt.problem import Limit, Problem, evaluate
     from megopt.schemes.action_table import ActionTable
     from megopt.schemes.conventional import Conventional
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "megopt.policies.average_optimal": ("AverageOptimal",),
     "megopt.policies.drift_plus_penalty": ("DriftPlusPenalty",),
+    "megopt.policies.pipelined_optimal": ("PipelinedOptimal",),
     "megopt.problem": ("Limit", "Problem", "evaluate"),
     "megopt.schemes.action_table": ("ActionTable",),
     "megopt.schemes.conventional": ("Conventional",),
@@ -70,6 +72,7 @@ __all__ = [
     "Link",
     "LogDistance",
     "Outcome",
+    "PipelinedOptimal",
     "Problem",
     "Profile",
     "Rayleigh",

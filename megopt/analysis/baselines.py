@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from megopt.arrays import FloatArray, IntArray
+from megopt.envs.cell_parameters import CellParams
 from megopt.envs.parameters import EnvParams
 from megopt.errors import ConfigError, NotOfferedError
 from megopt.policies.average_optimal import AverageOptimal
@@ -16,6 +17,7 @@ from megopt.policies.base import Observation, Policy
 from megopt.policies.drift_plus_penalty import DriftPlusPenalty
 from megopt.policies.greedy import Greedy
 from megopt.policies.optimal import Optimal
+from megopt.policies.pipelined_optimal import PipelinedOptimal
 from megopt.problem import ceilings, costs, evaluate, objective
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers.average_limits_sampling import sampled_states
@@ -54,8 +56,7 @@ def baseline(name: str, params: EnvParams, seed: int = 0) -> Policy:
 
     Args:
         name: a name of `BASELINES`.
-        params: the environment; with pipelining the baselines do not count on what it hides, so they are on the safe
-            side of a limit on latency.
+        params: the environment; with pipelining all but `exhaustive` count on what it hides.
         seed: of the states that an optimum is computed on, and of draws.
 
     Raises:
@@ -70,8 +71,13 @@ def baseline(name: str, params: EnvParams, seed: int = 0) -> Policy:
 
 
 def _average_optimal(params: EnvParams, table: ActionTable, seed: int) -> Policy:
-    return AverageOptimal.sampled(
-        table=table, problem=params.problem, channel=params.channel, link=params.link, seed=seed
+    """Return the optimum of limits on average; with pipelining the one that plans for the next request."""
+    problem, channel, link = params.problem, params.channel, params.link
+    if not params.is_pipelined or isinstance(params, CellParams):
+        return AverageOptimal.sampled(table=table, problem=problem, channel=channel, link=link, seed=seed)
+    num_requests = max(2, params.episode_length)
+    return PipelinedOptimal.sampled(
+        table=table, problem=problem, channel=channel, link=link, num_requests=num_requests, seed=seed
     )
 
 
@@ -83,6 +89,9 @@ def _fixed(params: EnvParams, table: ActionTable, seed: int) -> Policy:
     over = np.empty(len(table))
     for row in range(len(table)):
         result = evaluate(table, np.full(len(link.snr), row), link, params.problem.metric)
+        if params.is_pipelined:
+            hidden_s = np.minimum(result.edge_s, np.roll(result.downlink_s, 1))
+            result = replace(result, latency_s=result.latency_s - hidden_s)
         worth[row] = np.mean(objective(result, params.problem))
         over[row] = _largest_excess(np.mean(costs(result, params.problem), axis=0), most)
     kept = np.where(over <= 0.0, worth, np.inf)

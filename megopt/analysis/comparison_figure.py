@@ -31,7 +31,7 @@ def save_comparison_figure(found: Comparison, path: Path) -> list[Path]:
         for panel, column in zip(upper, names, strict=True):
             for number, entry in enumerate(learned):
                 plot_curve(entry.curves, f"sampled_{column}", entry.name.replace("_", "-"), number, panel)
-            finish_panel(panel, found.plan.params.problem, column, found.best_reward)
+            finish_panel(panel, found.plan.params, column, found.best_reward)
         plot_rewards(found, lower[0])
         for number, panel in enumerate(lower[1:]):
             plot_cost(found, number, panel)
@@ -85,7 +85,7 @@ def plot_rewards(found: Comparison, ax: Axes) -> Axes:
     ax.set_yticks(range(len(found.entries)), [entry.name.replace("_", "-") for entry in found.entries])
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel(f"{reward_label(found.plan.params.problem)}, bars cut")
+    ax.set_xlabel(f"{reward_label(found.plan.params.problem)}; bars cut")
     return ax
 
 

@@ -76,7 +76,8 @@ def chosen_actions(policy: Policy, env: AnyVector) -> NDArray[Any]:
     """
     link = env.link_state()
     if not isinstance(env, CellVectorEnv):
-        return policy.act(Observation(link=link))
+        assert isinstance(env, RequestVectorEnv)
+        return policy.act(Observation(link=link, previous_airtime_s=env.previous_airtime_s()))
     waiting = np.flatnonzero(env.has_request())
     rows: IntArray = np.full(len(link.snr), int(np.argmax(env.params.is_offered)), dtype=np.int64)
     if len(waiting):

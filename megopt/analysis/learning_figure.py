@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from megopt.analysis import plots
 from megopt.analysis.records import LABELS
+from megopt.envs.cell_parameters import CellParams
 from megopt.problem import Problem
 from megopt.tables.schema import METRICS
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
     from megopt.analysis.training import TrainedRun
     from megopt.analysis.training_plan import TrainingPlan
+    from megopt.envs.parameters import EnvParams
+
+_LINE_LENGTH = 36
+"""Characters of a label beside a panel, before it goes on in a new line."""
 
 
 def save_learning_figure(plan: TrainingPlan, run: TrainedRun, bound: float, path: Path) -> list[Path]:
@@ -29,7 +35,7 @@ def save_learning_figure(plan: TrainingPlan, run: TrainedRun, bound: float, path
         for panel, column in zip(panels, ("reward", *(limit.quantity for limit in limits)), strict=True):
             for number, (kind, name) in enumerate((("sampled", "sampled policy"), ("mean", "mean policy"))):
                 plot_curve([run.curve], f"{kind}_{column}", name, number, panel)
-            finish_panel(panel, plan.params.problem, column, bound)
+            finish_panel(panel, plan.params, column, bound)
         legend_below_all(panels)
         note = f"{plan.algorithm}, seed {plan.seed}; profile {plan.params.table.profile}; means per request"
         plots.stamp(panels[0], note)
@@ -59,15 +65,16 @@ def plot_curve(curves: Sequence[pd.DataFrame], column: str, name: str, number: i
     return ax
 
 
-def finish_panel(ax: Axes, problem: Problem, column: str, bound: float) -> None:
+def finish_panel(ax: Axes, params: EnvParams, column: str, bound: float) -> None:
     """Draw the bound or the limit of a panel, and name its axes.
 
     Args:
         ax: the panel.
-        problem: objective and limits.
+        params: environment, with objective and limits.
         column: "reward" or a limited quantity.
         bound: largest mean reward of any policy within the limits.
     """
+    problem = params.problem
     if column == "reward":
         if np.isfinite(bound):
             ax.axhline(bound, color="black", lw=1.0, label="bound")
@@ -77,16 +84,17 @@ def finish_panel(ax: Axes, problem: Problem, column: str, bound: float) -> None:
         ax.axhline(limit, color="black", lw=1.0, linestyle=(0, (2, 1)), label="limit")
         label = LABELS.get(column, column)
     ax.set_ylabel(label)
-    ax.set_xlabel("Requests learned from")
+    ax.set_xlabel("Slots of devices learned from" if isinstance(params, CellParams) else "Requests learned from")
     _shorten(ax)
 
 
 def reward_label(problem: Problem) -> str:
-    """Return what the reward is, with its unit."""
+    """Return what the reward is, with its unit; over two lines where it is long."""
     if problem.objective == "quality":
         unit = METRICS[problem.metric].unit
         return f"Reward: {problem.metric}" + (f" [{unit}]" if unit != "1" else "")
-    return f"Reward: minus {plots.mean_label(problem.objective)[0].lower()}{plots.mean_label(problem.objective)[1:]}"
+    objective = plots.mean_label(problem.objective)
+    return fill(f"Reward: minus {objective[0].lower()}{objective[1:]}", _LINE_LENGTH)
 
 
 def legend_below_all(panels: Sequence[Axes], num_columns: int = 7) -> None:

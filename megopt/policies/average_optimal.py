@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from megopt.arrays import FloatArray, IntArray
+from megopt.arrays import IntArray
 from megopt.policies.base import Observation
+from megopt.policies.even_draws import EvenDraws
 from megopt.problem import Problem
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers.average_limits import AverageSolution, rows_under, solve
@@ -18,8 +19,6 @@ from megopt.solvers.feasibility import least_violating_rows
 from megopt.system.fading import Channel
 from megopt.system.link import Link
 
-_GOLDEN_RATIO = (np.sqrt(5.0) - 1.0) / 2.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AverageOptimal:
@@ -28,9 +27,7 @@ class AverageOptimal:
     The solution mixes at most 1 + num_limits prices. All of them lie next to the optimal ones, so they agree on the row
     of every state but those where rows tie, and there the draw between them is the randomisation that the optimum
     needs. So states outside the sample are served as those in it are: by the prices, with ties drawn in the shares
-    that keep the limits. The draws are the fractional parts of u_0 + t phi, with u_0 from the seed and phi the golden
-    ratio: over T requests they meet their shares to within O(log T / T), where independent draws are off by 1/sqrt(T).
-    They go on from call to call, and the same seed and sequence of requests give the same rows.
+    that keep the limits (`megopt.policies.even_draws`); the same seed and sequence of requests give the same rows.
 
     Where the limits cannot be kept, the mixture is the one that exceeds them least; where no row is finite, the row
     that exceeds the limits of the single request least is taken.
@@ -47,11 +44,10 @@ class AverageOptimal:
     solution: AverageSolution
     seed: int = 0
     reads_limits: ClassVar[bool] = True
-    _next_draw: FloatArray = field(init=False, repr=False, compare=False)
+    _draws: EvenDraws = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed))
-        object.__setattr__(self, "_next_draw", rng.random(1))
+        object.__setattr__(self, "_draws", EvenDraws(self.seed))
 
     @classmethod
     def sampled(
@@ -86,7 +82,7 @@ class AverageOptimal:
     def act(self, observation: Observation) -> IntArray:
         """Return the chosen rows, shape (num_requests,)."""
         link, mixture = observation.link, self.solution.mixture
-        followed = self._drawn(len(link.snr))
+        followed = self._draws.numbers(mixture.shares, len(link.snr))
         rows = np.full(len(link.snr), NOWHERE, dtype=np.int64)
         for number, prices in enumerate(mixture.prices):
             requests = np.flatnonzero(followed == number)
@@ -95,10 +91,3 @@ class AverageOptimal:
         if len(lost):
             rows[lost] = least_violating_rows(self.table, link.take(lost), self.problem)
         return rows
-
-    def _drawn(self, num_requests: int) -> IntArray:
-        """Return which of the mixed prices each request follows, shape (num_requests,)."""
-        draws = (self._next_draw + _GOLDEN_RATIO * np.arange(num_requests + 1)) % 1.0
-        self._next_draw[0] = draws[-1]
-        ends = np.cumsum(self.solution.mixture.shares)[:-1]  # the last one takes what rounding leaves
-        return np.asarray(np.searchsorted(ends, draws[:-1], side="right"))

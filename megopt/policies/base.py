@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from megopt.arrays import IntArray
+from megopt.arrays import FloatArray, IntArray
 from megopt.system.link import LinkState
 
 
@@ -15,9 +15,12 @@ class Observation:
 
     Attributes:
         link: the link that each request meets, fields of shape (num_requests,).
+        previous_airtime_s: with pipelining, the airtime of the payload before each request, during which the edge
+            computes [s], shape (num_requests,); None without.
     """
 
     link: LinkState
+    previous_airtime_s: FloatArray | None = None
 
 
 class Policy(Protocol):

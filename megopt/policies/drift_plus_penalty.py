@@ -64,7 +64,7 @@ class DriftPlusPenalty:
         """Return the chosen rows, shape (num_requests,), and move the queues."""
         link, bounded = observation.link, bounded_limits("DriftPlusPenalty", self.problem)
         spread, rows = objective_spread(self.table, self.problem), np.full(len(link.snr), NOWHERE, dtype=np.int64)
-        for costs in online_costs(self.table, link, self.problem, bounded):
+        for costs in online_costs(self.table, observation, self.problem, bounded):
             penalty, queues = self.objective_weight / spread * costs.value, self.queues[bounded]
             for request in np.flatnonzero(costs.is_served):
                 row = np.argmin(penalty[request] + costs.excess[request] @ queues)

@@ -84,7 +84,7 @@ class Greedy:
         """Return the chosen rows, shape (num_requests,), and move what is saved."""
         link, bounded = observation.link, bounded_limits("Greedy", self.problem)
         rows = np.full(len(link.snr), NOWHERE, dtype=np.int64)
-        for costs in online_costs(self.table, link, self.problem, bounded):
+        for costs in online_costs(self.table, observation, self.problem, bounded):
             saved = self.saved[bounded]
             for request in np.flatnonzero(costs.is_served):
                 row = _best_paid(costs.value[request], costs.excess[request], saved)

@@ -9,10 +9,10 @@ import numpy as np
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
 from megopt.errors import ProblemError
+from megopt.policies.base import Observation
 from megopt.problem import Problem, ceilings
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers.brute_force import RowCosts, tiles
-from megopt.system.link import LinkState
 
 _PAIRS_AT_ONCE = 1 << 18
 """Requests x rows whose costs are held at once."""
@@ -58,26 +58,34 @@ def limit_scales(problem: Problem) -> FloatArray:
     return np.where(size == 0.0, 1.0, size)
 
 
-def online_costs(table: ActionTable, link: LinkState, problem: Problem, bounded: IntArray) -> Iterator[OnlineCosts]:
+def online_costs(
+    table: ActionTable, observation: Observation, problem: Problem, bounded: IntArray
+) -> Iterator[OnlineCosts]:
     """Yield the costs of all rows for one run of requests after another, so that memory stays bounded.
+
+    Of edge time that passes while the payload before is on the air, latency has nothing.
 
     Args:
         table: rows to choose from.
-        link: the link of each request, shape (num_requests,).
+        observation: links of the requests, and with pipelining the airtimes before.
         problem: objective and limits.
         bounded: the limits below inf, shape (num_bounded,).
 
     Raises:
         ProblemError: if the table is empty, a quantity was not measured, or a cost or a time is negative.
     """
+    link, before_s = observation.link, observation.previous_airtime_s
     row_costs, scales = RowCosts.of(table, link, problem), limit_scales(problem)
     endless = np.full(len(row_costs.ceilings), np.inf)
     for requests in tiles(len(link.snr), max(1, _PAIRS_AT_ONCE // len(table))):
         down, up = link.downlink_s_per_bit[requests, None], link.uplink_s_per_bit[requests, None]
+        hidden_s = 0.0 if before_s is None else np.minimum(table.work.edge_s, before_s[requests, None])
         value, is_usable = row_costs.usable(down, up, endless)
+        value = value - hidden_s * (problem.objective == "latency_s")
         excess = np.zeros((*value.shape, len(bounded)))
         for column, number in enumerate(bounded):
             cost = row_costs.limits[number].at(down, up)
+            cost = cost - hidden_s * (problem.limits[number].quantity == "latency_s")
             excess[..., column] = (cost - row_costs.ceilings[number]) / scales[number]
         is_usable &= np.all(np.isfinite(excess), axis=-1)
         yield OnlineCosts(

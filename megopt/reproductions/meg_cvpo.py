@@ -1,7 +1,7 @@
 """MEG-CVPO (arXiv 2407.07245): learned and fixed ways over transmit power and over limits, on measured tables.
 
 CVPO, PPO-Lag, DDPG-Lag and PPO without limits learn at each point; the best fixed row, conventional generation and the
-optimum of the long-run limits without pipelining need no learning. The paper claims over 40 % less latency than
+optimum of the long-run limits for a known channel need no learning. The paper claims over 40 % less latency than
 conventional generation; here the saving is computed for these tables and stated beside that claim, against two readings
 of "conventional": all steps and nothing merged, with the latent sent, and all steps at the edge with the image sent.
 """

@@ -26,7 +26,7 @@ NAMES = {
     "ddpg_lag": "DDPG-Lag",
     "sac_lag": "SAC-Lag",
     "ppo": "PPO, no limits",
-    "average_optimal": "optimum without pipelining",
+    "average_optimal": "optimum, channel known",
     "fixed": "fixed compression",
 }
 """Names in the legend where they differ from those in the table."""

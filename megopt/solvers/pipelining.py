@@ -24,16 +24,21 @@ import numpy as np
 
 from megopt.arrays import FloatArray, IntArray
 from megopt.errors import ProblemError
-from megopt.problem import Problem, ceilings
+from megopt.problem import Problem
 from megopt.ranges import require_whole
 from megopt.schemes.action_table import ActionTable
-from megopt.solvers.average_limits_highs import linear_program
-from megopt.solvers.brute_force import RowCosts
+from megopt.solvers.pipelining_costs import (
+    PRICE_CEILING,
+    FiniteLimits,
+    Mix,
+    airtimes_s,
+    best_mix,
+    hides,
+    spread_of,
+    worth_of,
+)
 from megopt.solvers.solution import Status
 from megopt.system.link import LinkState
-
-_PRICE_CEILING = 1e4
-"""Largest price of a relative excess, over the spread of the objective, that is tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,27 +111,28 @@ def bound(
     if not links:
         message = "planned bound: no request; expected the link of at least one"
         raise ProblemError(message)
-    fading, most, scales = _fading(table, links, problem, is_pipelined=is_pipelined)
-    unit = _unit(fading.worth[:, 0])
-    prices, best, best_prices = np.zeros(len(most)), -np.inf, np.zeros(len(most))
+    limits = FiniteLimits.of(problem)
+    fading = _fading(table, links, problem, limits, is_pipelined=is_pipelined)
+    unit, none = spread_of(fading.worth[:, 0]), np.zeros(len(limits.most))
+    best, best_prices, mix = -np.inf, none, Mix(value=np.inf, prices=none, shares=np.zeros(0))
     cuts: list[FloatArray] = []
-    planned, found = np.inf, 0
+    found = 0
     for found in range(1, max_iterations + 1):  # noqa: B007  # read after the loop
-        means = _plan(fading, np.append(1.0, prices * unit))
-        value = float(means[0] + prices * unit @ means[1:])
+        means = _plan(fading, np.append(1.0, mix.prices * unit))
+        value = float(means[0] + mix.prices * unit @ means[1:])
         if value > best:
-            best, best_prices = value, prices
+            best, best_prices = value, mix.prices
         cuts.append(means)
-        planned, prices = _cut(np.array(cuts), unit)
-        if planned - best <= tolerance * max(abs(best), 1e-12):
+        mix = best_mix(np.array(cuts), unit)
+        if mix.value - best <= tolerance * max(abs(best), 1e-12):
             break
-    is_feasible = not (np.any(prices >= 0.999 * _PRICE_CEILING) or np.any(best_prices >= 0.999 * _PRICE_CEILING))
-    all_prices = np.zeros(len(ceilings(problem)))
-    all_prices[np.flatnonzero(np.isfinite(ceilings(problem)))] = best_prices * unit / scales
+    is_feasible = mix.is_feasible and not np.any(best_prices >= 0.999 * PRICE_CEILING)
+    all_prices = np.zeros(len(problem.limits))
+    all_prices[limits.numbers] = best_prices * unit / limits.scales
     return PlannedBound(
         status=Status.OPTIMAL if is_feasible else Status.INFEASIBLE,
         bound=best if is_feasible else np.nan,
-        planned=planned if is_feasible else np.nan,
+        planned=mix.value if is_feasible else np.nan,
         prices=all_prices,
         num_iterations=found,
         runtime_s=time.perf_counter() - start,
@@ -134,56 +140,29 @@ def bound(
 
 
 def _fading(
-    table: ActionTable, links: Sequence[LinkState], problem: Problem, *, is_pipelined: bool
-) -> tuple[_Fading, FloatArray, FloatArray]:
-    """Return costs on all requests, and the finite limits with their scales, shape (num_bounded,) each."""
-    order = np.argsort(table.work.downlink_bits, kind="stable")
-    rows = table.take(order)
-    bounded = np.flatnonzero(np.isfinite(ceilings(problem)))
-    most = ceilings(problem)[bounded]
-    scales = np.where(most == 0.0, 1.0, np.abs(most))
+    table: ActionTable, links: Sequence[LinkState], problem: Problem, limits: FiniteLimits, *, is_pipelined: bool
+) -> _Fading:
+    """Return costs on all requests."""
+    rows = table.take(np.argsort(table.work.downlink_bits, kind="stable"))
     payloads, first_of = np.unique(rows.work.downlink_bits, return_index=True)
     edge_s, edge_of = np.unique(rows.work.edge_s, return_inverse=True)
-    worth, airtime_s = [], []
+    worth = []
     for link in links:
-        costs = RowCosts.of(rows, link, problem)
-        down, up = link.downlink_s_per_bit[:, None], link.uplink_s_per_bit[:, None]
-        value = costs.objective.at(down, up)
-        excess = [(costs.limits[i].at(down, up) - costs.ceilings[i]) / s for i, s in zip(bounded, scales, strict=True)]
-        worth.append(_usable(np.stack([np.broadcast_to(part, value.shape) for part in (value, *excess)])))
-        with np.errstate(invalid="ignore"):
-            airtime_s.append(np.where(payloads == 0.0, 0.0, payloads * down))
-    names = [problem.objective, *(problem.limits[i].quantity for i in bounded)]
-    hides = np.array([float(name == "latency_s" and is_pipelined) for name in names]) / np.append(1.0, scales)
-    return (
-        _Fading(
-            worth=np.stack(worth),
-            hides=hides,
-            airtime_s=np.stack(airtime_s),
-            edge_s=edge_s,
-            edge_of=np.ravel(edge_of),
-            first_of=first_of,
-        ),
-        most,
-        scales,
+        here, is_usable = worth_of(rows, link, problem, limits)
+        if not np.all(np.any(is_usable, axis=1)):
+            message = (
+                "planned bound: a request has no row with finite costs; expected one, such as device only; offer it"
+            )
+            raise ProblemError(message)
+        worth.append(here)
+    return _Fading(
+        worth=np.stack(worth),
+        hides=hides(problem, limits, is_pipelined=is_pipelined),
+        airtime_s=np.stack([airtimes_s(payloads, link) for link in links]),
+        edge_s=edge_s,
+        edge_of=np.ravel(edge_of),
+        first_of=first_of,
     )
-
-
-def _usable(worth: FloatArray) -> FloatArray:
-    """Return costs (1 + num_limits, num_traces, R) with an objective of inf, and no excess, where one is not finite."""
-    is_usable = np.all(np.isfinite(worth), axis=0)
-    if not np.all(np.any(is_usable, axis=1)):
-        message = "planned bound: a request has no row with finite costs; expected one, such as device only; offer it"
-        raise ProblemError(message)
-    worth[0] = np.where(is_usable, worth[0], np.inf)
-    worth[1:] = np.where(is_usable, worth[1:], 0.0)
-    return worth
-
-
-def _unit(objective: FloatArray) -> float:
-    """Return the spread of the objective over rows, or 1 where there is none."""
-    known = objective[np.isfinite(objective)]
-    return float(np.ptp(known)) or 1.0
 
 
 def _plan(fading: _Fading, weights: FloatArray) -> FloatArray:
@@ -218,18 +197,3 @@ def _plan(fading: _Fading, weights: FloatArray) -> FloatArray:
         parts = parts[:, traces, came_from] + gained
     last = np.argmin(total, axis=1)
     return np.asarray(np.mean(parts[:, np.arange(num_traces), last], axis=1) / num_steps)
-
-
-def _cut(cuts: FloatArray, unit: float) -> tuple[float, FloatArray]:
-    """Return the largest value that all cuts allow and its prices; cuts (num_cuts, 1 + num_limits).
-
-    The program is solved as its dual: shares of the plans that cost least and keep the limits, with paid excesses.
-    """
-    num_cuts, num_limits = len(cuts), cuts.shape[1] - 1
-    if not num_limits:
-        return float(np.min(cuts[:, 0])), np.zeros(0)
-    cost = np.append(cuts[:, 0] / unit, np.full(num_limits, _PRICE_CEILING))
-    upper = np.hstack([cuts[:, 1:].T, -np.eye(num_limits)])
-    whole = np.append(np.ones(num_cuts), np.zeros(num_limits))[None]
-    program = linear_program(cost, upper, np.zeros(num_limits), whole, np.ones(1))
-    return program.value * unit, np.maximum(program.prices, 0.0)
