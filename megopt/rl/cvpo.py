@@ -10,7 +10,7 @@ Each update, on a batch from replay:
 2. E-step: the best action distribution q within `max_kl` of the slow actor and under all limits, solved to tolerance
    (`megopt.rl.estep`); where no q keeps the limits, the largest step towards them;
 3. M-step: the actor is fitted to q by weighted likelihood, within `fit_kl` of the slow actor;
-4. slow copies of actor and critics follow.
+4. slow copies of actor and critics follow, and the running mean of the actor, which acts when learning is over.
 
 Limits become thresholds on Q as episodes end and as costs measure (`megopt.rl.thresholds`).
 Source: Liu et al., Constrained Variational Policy Optimization for Safe Reinforcement Learning, ICML 2022.
@@ -170,7 +170,9 @@ class CVPO(MaskedActing):
             self._fit, self.fit_multipliers = fits[-1], fits[-1].multipliers
             for parameters, slow, share in self._followers:
                 polyak_update(parameters, slow, share)
-        self._n_updates += gradient_steps
+            self._n_updates += 1
+            looked_back = max(1.0, self.settings.average_share * self._n_updates)
+            polyak_update(self.policy.actor.parameters(), self.policy.actor_average.parameters(), 1.0 / looked_back)
         self._correct_thresholds(fits)
         for name, value in log_rows(fits, float(np.mean(critic_losses)), bounds, self.thresholds, self.limits).items():
             self.logger.record(name, value)

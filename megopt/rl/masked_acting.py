@@ -29,6 +29,15 @@ class MaskedActing(OffPolicyAlgorithm):
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return actions for the environments and as stored: random ones at first, then the policy's."""
         self._is_warm_up = self.num_timesteps < learning_starts
+        self.policy.is_exploring = True
+        try:
+            return self._explored(learning_starts, action_noise, n_envs)
+        finally:
+            self.policy.is_exploring = False
+
+    def _explored(
+        self, learning_starts: int, action_noise: ActionNoise | None, n_envs: int
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         if not self.replay_buffer.num_choices:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None

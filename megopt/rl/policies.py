@@ -29,8 +29,10 @@ class CVPOPolicy(BasePolicy):
     """Actor, critics and slow copies for Box, Discrete and MultiDiscrete actions.
 
     Attributes:
-        actor: the policy that acts and is fitted.
+        actor: the policy that is fitted, and acts while it learns.
         actor_target: its slow copy, the centre of the trust regions.
+        actor_average: its running mean, which acts and is judged otherwise.
+        is_exploring: whether `actor` acts, for what is learned from.
         critic: critics of reward and costs.
         critic_target: their slow copies.
         head: what the actor's outputs mean.
@@ -75,15 +77,20 @@ class CVPOPolicy(BasePolicy):
         }
         layers, critic_layers = get_actor_critic_arch([256, 256] if net_arch is None else net_arch)
         num_heads, num_outputs = 1 + num_limits, self.head.num_outputs
-        self.actor, self.actor_target = (FeatureNetwork(self, layers, activation_fn, num_outputs) for _ in range(2))
+        self.actor, self.actor_target, self.actor_average = (
+            FeatureNetwork(self, layers, activation_fn, num_outputs) for _ in range(3)
+        )
+        self.is_exploring = False
         self.actor.begin_flat()  # the first policy is nearly the same in all states, and nearly uniform
         self.critic, self.critic_target = (
             CostCritics(self, critic_layers, activation_fn, self.head, num_heads, num_critics) for _ in range(2)
         )
-        for network, target in ((self.actor, self.actor_target), (self.critic, self.critic_target)):
+        copies = (self.actor, self.actor_target), (self.actor, self.actor_average), (self.critic, self.critic_target)
+        for network, target in copies:
             target.load_state_dict(network.state_dict())
             target.requires_grad_(False)
             target.set_training_mode(False)
+        for network in (self.actor, self.critic):
             network.optimizer = new_optimizer(self, network, lr_schedule(1))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -96,7 +103,13 @@ class CVPOPolicy(BasePolicy):
     def _predict(
         self, observation: PyTorchObs, deterministic: bool = False, masks: th.Tensor | None = None
     ) -> th.Tensor:
-        return self.head.act(self.actor(observation), masks, deterministic)
+        return self.head.act(self._acting(observation), masks, deterministic)
+
+    def _acting(self, observation: PyTorchObs) -> th.Tensor:
+        """Return the outputs of the actor that acts."""
+        actor = self.actor if self.is_exploring else self.actor_average
+        outputs: th.Tensor = actor(observation)
+        return outputs
 
     def predict(
         self,
@@ -130,7 +143,7 @@ class CVPOPolicy(BasePolicy):
         return (shaped if is_vectorised else shaped[0]), state
 
     def probabilities(self, observation: NDArray[Any], action_masks: BoolArray | None = None) -> FloatArray:
-        """Return pi(a|s) of all actions, of MultiDiscrete all joint ones with the last factor running fastest.
+        """Return pi(a|s) of the acting policy; of MultiDiscrete all joint actions, the last factor running fastest.
 
         Args:
             observation: one observation or several.
@@ -149,7 +162,7 @@ class CVPOPolicy(BasePolicy):
         states, _ = self.obs_to_tensor(observation)
         masks = None if action_masks is None else th.as_tensor(self.flat_masks(action_masks), device=self.device)
         with th.no_grad():
-            prior = self.head.candidates(self.actor(states), masks, 1).prior
+            prior = self.head.candidates(self._acting(states), masks, 1).prior
         assert prior is not None
         shares = prior.cpu().numpy().astype(np.float64)
         return np.asarray(shares / shares.sum(axis=1, keepdims=True))

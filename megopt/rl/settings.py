@@ -27,6 +27,8 @@ class CVPOSettings:
     Attributes:
         critic_rate_factor: learning rate of the critics over that of the actor, > 0.
         policy_tau: share that the slow actor moves per update, in [0, 1].
+        average_share: share of all updates so far that the running mean of the actor looks back on, in [0, 1]; it acts
+            for `predict`, so that what a run ends with is not its last wobble. 0 for the actor itself.
         n_steps: steps per return.
         num_samples: actions per state in the E-step, where they are sampled: of Gaussians, of histograms of more than
             64 cells, and of products of more than 1024 choices; of all others every cell or choice is weighed.
@@ -47,6 +49,7 @@ class CVPOSettings:
 
     critic_rate_factor: float = 2.0
     policy_tau: float = 0.05
+    average_share: float = 0.1
     n_steps: int = 1
     num_samples: int = 16
     num_sampled_states: int = 128
@@ -63,7 +66,7 @@ class CVPOSettings:
     def __post_init__(self) -> None:
         radii = {"max_kl": self.max_kl, "fit_kl": self.fit_kl, "fit_kl_spread": self.fit_kl_spread}
         require_within("CVPO", 1e-9, 1e3, critic_rate_factor=self.critic_rate_factor, **radii)
-        require_within("CVPO", 0.0, 1.0, policy_tau=self.policy_tau)
+        require_within("CVPO", 0.0, 1.0, policy_tau=self.policy_tau, average_share=self.average_share)
         require_within("CVPO", 0.0, 0.5, limit_margin=self.limit_margin)
         require_whole("CVPO", 2, num_samples=self.num_samples, num_bins=self.num_bins or 2)
         require_whole("CVPO", 1, num_fit_steps=self.num_fit_steps, num_sampled_states=self.num_sampled_states)
