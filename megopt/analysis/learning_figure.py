@@ -13,7 +13,6 @@ from megopt.analysis import plots
 from megopt.analysis.records import LABELS
 from megopt.envs.cell_parameters import CellParams
 from megopt.problem import Problem
-from megopt.tables.schema import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,8 +90,7 @@ def finish_panel(ax: Axes, params: EnvParams, column: str, bound: float) -> None
 def reward_label(problem: Problem) -> str:
     """Return what the reward is, with its unit; over two lines where it is long."""
     if problem.objective == "quality":
-        unit = METRICS[problem.metric].unit
-        return f"Reward: {problem.metric}" + (f" [{unit}]" if unit != "1" else "")
+        return f"Reward: {plots.metric_label(problem.metric)}"
     objective = plots.mean_label(problem.objective)
     return fill(f"Reward: minus {objective[0].lower()}{objective[1:]}", _LINE_LENGTH)
 

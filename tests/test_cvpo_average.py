@@ -1,0 +1,81 @@
+"""The running mean of CVPO's actor: what it is, who acts when, and that it steadies what a run ends with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+from megopt.benchmarks import rl_tasks
+from megopt.errors import ConfigError
+from megopt.rl.cvpo import CVPO
+from tests.test_cvpo import Bandit, agent
+
+
+def parameters(network: th.nn.Module) -> Any:
+    return np.concatenate([value.detach().numpy().ravel() for value in network.parameters()])
+
+
+def test_it_is_the_mean_over_the_latest_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a share of 1 the mean over all; of .1 the newest alone for the first ten updates."""
+    visited: list[Any] = []
+    plain = CVPO.train
+
+    def train(model: CVPO, gradient_steps: int, batch_size: int) -> None:
+        plain(model, gradient_steps, batch_size)
+        visited.append(parameters(model.policy.actor))
+
+    monkeypatch.setattr(CVPO, "train", train)
+    whole = agent(Bandit(), average_share=1.0).learn(60)
+    np.testing.assert_allclose(parameters(whole.policy.actor_average), np.mean(visited, axis=0), atol=1e-6)
+    assert np.ptp(visited, axis=0).max() > 1e-4
+    brief = agent(Bandit(), average_share=0.1).learn(50)
+    np.testing.assert_array_equal(parameters(brief.policy.actor_average), parameters(brief.policy.actor))
+
+
+def test_the_newest_actor_explores_and_the_mean_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = agent(Bandit(), average_share=1.0).learn(60)
+    for network, arm in ((model.policy.actor, 1), (model.policy.actor_average, 2)):
+        with th.no_grad():
+            for value in network.parameters():
+                value.zero_()
+            list(network.parameters())[-1].copy_(1e3 * th.eye(4)[arm])
+    seen = np.zeros((5, 1), dtype=np.float32)
+    assert model.predict(seen)[0].tolist() == [2] * 5
+    assert model.probabilities(seen)[:, 2] == pytest.approx(1.0)
+    taken: list[int] = []
+    plain = Bandit.step
+
+    def step(env: Bandit, action: Any) -> Any:
+        taken.append(int(action))
+        return plain(env, action)
+
+    monkeypatch.setattr(Bandit, "step", step)
+    model.learn(1, reset_num_timesteps=False)
+    assert taken == [1]
+    assert not model.policy.is_exploring
+
+
+def test_it_changes_nothing_in_what_is_learned() -> None:
+    runs = [agent(Bandit(), average_share=share).learn(80) for share in (0.0, 0.5)]
+    np.testing.assert_array_equal(*(parameters(run.policy.actor) for run in runs))
+    np.testing.assert_array_equal(parameters(runs[0].policy.actor_average), parameters(runs[0].policy.actor))
+
+
+def test_a_share_out_of_range_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"average_share is 1\.5; expected"):
+        agent(Bandit(), average_share=1.5)
+
+
+@pytest.mark.heavy
+def test_it_ends_nearer_to_the_limits() -> None:
+    """Over four seeds at a rate that does not fade: how far the dearest mean cost is from what was aimed at."""
+
+    def farthest(average_share: float) -> float:
+        settings: dict[str, Any] = {"learning_rate": 3e-3, "average_share": average_share}
+        excesses = [rl_tasks.learned("budget", 1, "discrete", seed, 48_000, **settings)[1] for seed in range(4)]
+        return max(abs(excess + 0.01) for excess in excesses)  # limit_margin = 0.01
+
+    assert farthest(0.2) < farthest(0.0)
