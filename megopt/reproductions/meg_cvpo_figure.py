@@ -30,6 +30,8 @@ NAMES = {
     "fixed": "fixed compression",
 }
 """Names in the legend where they differ from those in the table."""
+_LOG_FROM = 10.0
+"""Largest value over the smallest from which an axis is logarithmic."""
 
 
 def draw(table: pd.DataFrame, actions: ActionTable, metric: str) -> Axes:
@@ -83,4 +85,17 @@ def plot_column(points: pd.DataFrame, column: str, ax: Axes) -> Axes:
     if f"limit_{column}" in points:
         limits = points.groupby("value")[f"limit_{column}"].first()
         ax.plot(limits.index, limits.to_numpy(), color="0.5", linewidth=3, alpha=0.4, zorder=0)
+    least, most = points[column].min(), points[column].max()
+    if column in ("latency_s", "energy_j") and most > _LOG_FROM * least:
+        _make_logarithmic(ax)
     return ax
+
+
+def _make_logarithmic(ax: Axes) -> None:
+    """Make the vertical axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
