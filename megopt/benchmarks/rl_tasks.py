@@ -102,10 +102,10 @@ def _settings(kind: str) -> dict[str, Any]:
     They fade with the square of what is left: a policy still swings about its limits at the rates of a linear end.
 
     The margin is for the luck of the states: half of 96,000 steps know a mean cost of the budget to about 1 %. A box
-    cut into arms has good ends and a bad middle, which one Gaussian covers as a whole: it gets a histogram, and smaller
-    trust regions, as its cells of one arm know nothing of each other and each swings about the limits by itself.
+    cut into arms has good ends and a bad middle, which one Gaussian covers as a whole: it gets a histogram. Trust regions
+    are small: six states share little of what they learn, and each swings about the limits by itself.
     """
-    histogram = {"num_bins": _NUM_BINS, "max_kl": 0.02, "fit_kl": 0.002} if kind == "steps" else {}
+    histogram = {"num_bins": _NUM_BINS} if kind == "steps" else {}
     return histogram | {
         "learning_rate": lambda remaining: 3e-3 * max(remaining**2, 0.01),
         "learning_starts": 1600,
@@ -114,5 +114,7 @@ def _settings(kind: str) -> dict[str, Any]:
         "tau": 0.05,
         "measure_window": 24_000,
         "limit_margin": 0.01,
+        "max_kl": 0.02,
+        "fit_kl": 0.002,
         "policy_kwargs": {"net_arch": [32, 32]},
     }
