@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
 
 from megopt.benchmarks import rl_tasks
 from megopt.errors import ConfigError
@@ -62,6 +64,28 @@ def test_it_changes_nothing_in_what_is_learned() -> None:
     runs = [agent(Bandit(), average_share=share).learn(80) for share in (0.0, 0.5)]
     np.testing.assert_array_equal(*(parameters(run.policy.actor) for run in runs))
     np.testing.assert_array_equal(parameters(runs[0].policy.actor_average), parameters(runs[0].policy.actor))
+
+
+def test_saved_and_resumed_agents_answer_by_the_mean(tmp_path: Path) -> None:
+    model = agent(Bandit(), average_share=1.0).learn(60)
+    assert np.any(parameters(model.policy.actor_average) != parameters(model.policy.actor))
+    model.save(tmp_path / "agent.zip")
+    loaded = CVPO.load(tmp_path / "agent.zip", device="cpu")
+    np.testing.assert_array_equal(parameters(loaded.policy.actor_average), parameters(model.policy.actor_average))
+    seen = np.zeros((3, 1), dtype=np.float32)
+    np.testing.assert_array_equal(loaded.probabilities(seen), model.probabilities(seen))
+
+
+def test_callbacks_are_answered_by_the_mean() -> None:
+    asked: list[bool] = []
+
+    class Asks(BaseCallback):
+        def _on_step(self) -> bool:
+            asked.append(self.model.policy.is_exploring)
+            return True
+
+    agent(Bandit()).learn(50, callback=Asks())
+    assert asked == [False] * 50
 
 
 def test_a_share_out_of_range_is_refused() -> None:

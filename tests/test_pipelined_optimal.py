@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -45,8 +46,8 @@ def test_with_nothing_to_hide_it_is_the_optimum_of_limits_on_average() -> None:
     found = solve(table, [link_of(row) for row in down], problem, tolerance=1e-7)
     exact = average_limits.solve(table, link_of(down.ravel()), problem)
     assert found.is_feasible
-    assert -found.value == pytest.approx(exact.value, rel=1e-4)
-    assert found.excesses[0] <= 1e-9
+    assert -found.value == pytest.approx(exact.value, rel=2e-3)  # shares of 480 requests, as drawn
+    assert found.excesses[0] <= 1e-3
 
 
 def test_on_a_link_that_never_changes_it_finds_the_best_cycle() -> None:
@@ -76,8 +77,9 @@ def test_its_value_is_never_below_the_certified_bound(seed: int, limit_s: float)
     found = solve(table, links, problem, num_bins=3, max_iterations=15)
     proved = pipelining.bound(table, links, problem, is_pipelined=True)
     if found.is_feasible:
-        assert np.all(found.excesses <= 1e-7)
-        assert found.value >= proved.bound - 1e-6
+        assert np.all(found.excesses <= 1e-3)
+        dearest = float(proved.prices @ np.array([limit_s])) * 1e-3  # what excesses of 0.1 % are worth
+        assert found.value >= proved.bound - dearest - 1e-6
 
 
 @pytest.mark.slow
@@ -104,6 +106,47 @@ def test_airtime_before_is_what_an_observation_says() -> None:
     link = link_of([ENDLESS] * 2)
     assert policy.act(Observation(link=link, previous_airtime_s=np.array([1.0, 0.1]))).tolist() == [0, 1]
     assert policy.act(Observation(link=link)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("num_devices", [1, 8, 1024])
+@pytest.mark.parametrize("limit_s", [0.4, 0.7])
+def test_what_acts_keeps_the_limits_that_the_mixture_keeps(num_devices: int, limit_s: float) -> None:
+    """One policy of two leaves airtime for the other to hide behind, so means as drawn are not means of the two."""
+    table = table_of(edge_s=[1.0, 0.0], device_s=[0.0, 0.2], downlink_bits=[1e3, 0.0], ssim=[0.9, 0.1])
+    problem = problem_of(latency_s=limit_s)
+    found = solve(table, [link_of([SLOW] * 8) for _ in range(500)], problem)
+    assert found.is_feasible
+    policy = PipelinedOptimal(table=table, problem=problem, solution=found)
+    before_s, latencies_s = np.zeros(num_devices), []
+    for _ in range(4_000 // num_devices + 100):
+        rows = policy.act(Observation(link=link_of([SLOW] * num_devices), previous_airtime_s=before_s))
+        hidden_s = np.minimum(table.work.edge_s[rows], before_s)
+        before_s = table.work.downlink_bits[rows] * SLOW
+        latencies_s.append(np.mean(table.work.edge_s[rows] - hidden_s + table.work.device_s[rows] + before_s))
+    assert np.mean(latencies_s) <= limit_s * 1.04
+
+
+@pytest.mark.parametrize("episode_length", [1, 2, 4])
+@pytest.mark.parametrize("name", ["average_optimal", "fixed"])
+def test_in_short_episodes_the_first_request_hides_nothing(name: str, episode_length: int) -> None:
+    params = replace(meg_cvpo_params(), episode_length=episode_length)
+    found = evaluate_policy(baseline(name, params), params, num_episodes=2000, seed=6).summary(limits_of(params))
+    assert found["excess"] <= 0.02
+
+
+def test_floors_on_quality_and_limits_without_effect() -> None:
+    table = table_of(edge_s=[0.5, 0.1], ssim=[0.9, 0.3])
+    floor = solve(table, constant(300, ENDLESS), problem_of("latency_s", quality=0.6, energy_j=np.inf))
+    assert floor.is_feasible
+    assert floor.value == pytest.approx(0.3, abs=0.02)  # half and half
+    assert floor.excesses.shape == (1,)
+    with pytest.raises(ProblemError, match="one that no row can keep"):
+        solve(table, constant(3, ENDLESS), problem_of("latency_s", quality=np.inf))
+
+
+def test_where_no_link_is_ever_alive_the_device_works_alone() -> None:
+    table = table_of(edge_s=[0.1, 0.0], device_s=[0.0, 0.9], downlink_bits=[1e3, 0.0], ssim=[0.8, 0.2])
+    assert solve(table, constant(3, np.inf), problem_of("latency_s")).value == pytest.approx(0.9)
 
 
 def test_same_seed_same_rows() -> None:

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from megopt.analysis.episodes import hides_edge_time
 from megopt.arrays import FloatArray, IntArray
-from megopt.envs.cell_parameters import CellParams
 from megopt.envs.parameters import EnvParams
 from megopt.errors import ConfigError, NotOfferedError
 from megopt.policies.average_optimal import AverageOptimal
@@ -56,7 +56,8 @@ def baseline(name: str, params: EnvParams, seed: int = 0) -> Policy:
 
     Args:
         name: a name of `BASELINES`.
-        params: the environment; with pipelining all but `exhaustive` count on what it hides.
+        params: the environment; of devices with pipelining `average_optimal`, `drift_plus_penalty`, `greedy` and
+            `fixed` count on what it hides.
         seed: of the states that an optimum is computed on, and of draws.
 
     Raises:
@@ -73,11 +74,11 @@ def baseline(name: str, params: EnvParams, seed: int = 0) -> Policy:
 def _average_optimal(params: EnvParams, table: ActionTable, seed: int) -> Policy:
     """Return the optimum of limits on average; with pipelining the one that plans for the next request."""
     problem, channel, link = params.problem, params.channel, params.link
-    if not params.is_pipelined or isinstance(params, CellParams):
+    if not hides_edge_time(params) or params.episode_length == 1:
         return AverageOptimal.sampled(table=table, problem=problem, channel=channel, link=link, seed=seed)
-    num_requests = max(2, params.episode_length)
+    length = params.episode_length
     return PipelinedOptimal.sampled(
-        table=table, problem=problem, channel=channel, link=link, num_requests=num_requests, seed=seed
+        table=table, problem=problem, channel=channel, link=link, num_requests=length, seed=seed
     )
 
 
@@ -89,8 +90,8 @@ def _fixed(params: EnvParams, table: ActionTable, seed: int) -> Policy:
     over = np.empty(len(table))
     for row in range(len(table)):
         result = evaluate(table, np.full(len(link.snr), row), link, params.problem.metric)
-        if params.is_pipelined:
-            hidden_s = np.minimum(result.edge_s, np.roll(result.downlink_s, 1))
+        if hides_edge_time(params):  # of all requests of an episode but the first
+            hidden_s = np.minimum(result.edge_s, np.roll(result.downlink_s, 1)) * (1.0 - 1.0 / params.episode_length)
             result = replace(result, latency_s=result.latency_s - hidden_s)
         worth[row] = np.mean(objective(result, params.problem))
         over[row] = _largest_excess(np.mean(costs(result, params.problem), axis=0), most)

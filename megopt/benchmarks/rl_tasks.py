@@ -102,8 +102,8 @@ def _settings(kind: str) -> dict[str, Any]:
     They fade with the square of what is left: a policy still swings about its limits at the rates of a linear end.
 
     The margin is for the luck of the states: half of 96,000 steps know a mean cost of the budget to about 1 %. A box
-    cut into arms has good ends and a bad middle, which one Gaussian covers as a whole: it gets a histogram. Trust regions
-    are small: six states share little of what they learn, and each swings about the limits by itself.
+    cut into arms has good ends and a bad middle, which one Gaussian covers as a whole: it gets a histogram. Small trust
+    regions: six states share little of what they learn, and each swings about the limits by itself.
     """
     histogram = {"num_bins": _NUM_BINS} if kind == "steps" else {}
     return histogram | {

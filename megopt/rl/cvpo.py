@@ -171,12 +171,19 @@ class CVPO(MaskedActing):
             for parameters, slow, share in self._followers:
                 polyak_update(parameters, slow, share)
             self._n_updates += 1
-            looked_back = max(1.0, self.settings.average_share * self._n_updates)
-            polyak_update(self.policy.actor.parameters(), self.policy.actor_average.parameters(), 1.0 / looked_back)
+            self._average_actor()
         self._correct_thresholds(fits)
         for name, value in log_rows(fits, float(np.mean(critic_losses)), bounds, self.thresholds, self.limits).items():
             self.logger.record(name, value)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _average_actor(self) -> None:
+        """Move the running mean of the actor; statistics that are no parameters, as of batches, are taken over."""
+        actor, average = self.policy.actor, self.policy.actor_average
+        looked_back = max(1.0, self.settings.average_share * self._n_updates)
+        polyak_update(actor.parameters(), average.parameters(), 1.0 / looked_back)
+        for newest, kept in zip(actor.buffers(), average.buffers(), strict=True):
+            kept.copy_(newest)
 
     def _correct_thresholds(self, fits: list[Fit]) -> None:
         """Compare what the critics say with what the latest steps cost."""

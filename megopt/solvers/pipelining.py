@@ -33,7 +33,7 @@ from megopt.solvers.pipelining_costs import (
     Mix,
     airtimes_s,
     best_mix,
-    hides,
+    hidden_worths,
     spread_of,
     worth_of,
 )
@@ -157,7 +157,7 @@ def _fading(
         worth.append(here)
     return _Fading(
         worth=np.stack(worth),
-        hides=hides(problem, limits, is_pipelined=is_pipelined),
+        hides=hidden_worths(problem, limits, is_pipelined=is_pipelined),
         airtime_s=np.stack([airtimes_s(payloads, link) for link in links]),
         edge_s=edge_s,
         edge_of=np.ravel(edge_of),

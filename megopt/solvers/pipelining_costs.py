@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from megopt.arrays import BoolArray, FloatArray, IntArray
+from megopt.errors import ProblemError
 from megopt.problem import Problem, ceilings
 from megopt.schemes.action_table import ActionTable
 from megopt.solvers.average_limits_highs import linear_program
@@ -40,8 +41,16 @@ class FiniteLimits:
 
     @classmethod
     def of(cls, problem: Problem) -> FiniteLimits:
-        """Return the finite limits of a problem."""
-        numbers = np.flatnonzero(np.isfinite(ceilings(problem)))
+        """Return the finite limits of a problem.
+
+        Raises:
+            ProblemError: if a limit is one that no row can keep, as a floor of inf on quality.
+        """
+        if np.any(np.isneginf(ceilings(problem))):
+            stated = ", ".join(str(limit) for limit in problem.limits)
+            message = f"limits: {stated} holds one that no row can keep; expected finite limits; set problem.limits"
+            raise ProblemError(message)
+        numbers = np.flatnonzero(ceilings(problem) < np.inf)
         most = ceilings(problem)[numbers]
         return cls(numbers=numbers, most=most, scales=np.where(most == 0.0, 1.0, np.abs(most)))
 
@@ -76,7 +85,7 @@ def worth_of(
     return worth, is_usable
 
 
-def hides(problem: Problem, limits: FiniteLimits, *, is_pipelined: bool) -> FloatArray:
+def hidden_worths(problem: Problem, limits: FiniteLimits, *, is_pipelined: bool) -> FloatArray:
     """Return by how much objective and relative excesses fall with a hidden second [1/s], shape (1 + num_bounded,)."""
     names = [problem.objective, *(problem.limits[number].quantity for number in limits.numbers)]
     falls = np.array([float(name == "latency_s" and is_pipelined) for name in names])

@@ -7,7 +7,7 @@ the luck of the places.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -85,6 +85,10 @@ class LogDistance(DopplerChannel):
         require_number(where, -200.0, 200.0, reference_db=self.reference_db)
         require_number(where, 0.0, 100.0, slope_db=self.slope_db, shadowing_db=self.shadowing_db)
 
+    def stratified(self) -> LogDistance:
+        """Return this channel with stratified places."""
+        return replace(self, are_places_stratified=True)
+
     def place(self, rng: np.random.Generator, num_devices: int) -> tuple[FloatArray, FloatArray]:
         """Return mean SNR and specular share; draws distances, then shadowing."""
         distance_m = uniform_distances_m(
@@ -129,6 +133,10 @@ class Urban(DopplerChannel):
 
     def _heights(self) -> dict[str, float]:
         return {"base_height_m": self.base_height_m, "device_height_m": self.device_height_m}
+
+    def stratified(self) -> Urban:
+        """Return this channel with stratified places."""
+        return replace(self, are_places_stratified=True)
 
     def place(self, rng: np.random.Generator, num_devices: int) -> tuple[FloatArray, FloatArray]:
         """Return mean SNR and specular share; draws distances, then lines of sight, then shadowing."""

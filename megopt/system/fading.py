@@ -140,6 +140,10 @@ class Channel(ABC):
     def place(self, rng: np.random.Generator, num_devices: int) -> tuple[FloatArray, FloatArray]:
         """Return mean SNR [1] and specular share [1] of new devices, each of shape (num_devices,)."""
 
+    def stratified(self) -> Channel:
+        """Return this channel with places that share their range out evenly; itself where it draws none."""
+        return self
+
     @abstractmethod
     def slot_correlation(self) -> float:
         """Return the correlation [1] of the scattered amplitude over one slot."""
