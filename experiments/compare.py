@@ -21,11 +21,11 @@ def run(config: DictConfig, output_dir: Path) -> Report:
 
     torch.set_num_threads(int(config.num_threads))
     known = plans_of(config)
-    strange = [name for name in config.algorithms if name not in known]
-    if strange or not config.algorithms:
-        message = f"compare: algorithms = {list(config.algorithms)}; expected some of {', '.join(known)}; change it"
+    names = [config.algorithms] if isinstance(config.algorithms, str) else list(config.algorithms)
+    if not names or set(names) - set(known):
+        message = f"compare: algorithms = {names}; expected some of {', '.join(known)}; change it"
         raise ConfigError(message)
-    plans = {name: known[name] for name in config.algorithms}
+    plans = {name: known[name] for name in names}
     default = Path("outputs/compare") / place_of(config, next(iter(plans.values())))
     folder = default if config.folder is None else Path(config.folder)
     found = compare(

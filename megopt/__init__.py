@@ -93,6 +93,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, *_MODULES])
+
+
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"megopt.solvers.{name}")

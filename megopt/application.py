@@ -92,6 +92,10 @@ def run_config(verb: str, config: DictConfig, output_dir: Path) -> Report:
     if config.output not in {"table", "json"}:
         message = f"output={config.output}: expected table or json"
         raise ConfigError(message)
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        message = f"{missing[0]} is not given; expected a value (`megopt {verb} --help` says which); set {missing[0]}="
+        raise ConfigError(message)
     report: Report = importlib.import_module(f"megopt.experiments.{verb}").run(config, output_dir)
     return report
 
@@ -148,7 +152,8 @@ def _unknown_key(key: str, verb: str) -> str:
     known = [name for name in known if not name.rpartition(".")[2].startswith("_")]
     near = difflib.get_close_matches(key, [*known, *{name.split(".")[0] for name in known}], n=1)
     guess = f"; did you mean {near[0]}?" if near else ""
-    return f"{verb} has no key {key!r}{guess} (`megopt {verb} --help` lists the keys)"
+    new = "; a setting that the yaml does not list needs a + before it" if ".settings." in key else ""
+    return f"{verb} has no key {key!r}{guess} (`megopt {verb} --help` lists the keys){new}"
 
 
 def _leaf_keys(node: Any, prefix: str = "") -> list[str]:

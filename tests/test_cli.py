@@ -190,6 +190,7 @@ BAD_INPUT = [
     ("scheme=[]", "no scheme was named"),
     ("policy=[]", "no policy was named"),
     ("policy=[optimal,foo]", "Could not load 'policy/foo'. Available options in 'policy': average_optimal device_only"),
+    ("policy=learned", "policy.learned.checkpoint is not given; expected a value"),
     ("scheme.step_split.codec_bits=[4]", "would look free"),
     ("scheme.conventional.codec_bits=[4]", "would look free"),
     ("scheme.step_split.codec_bits=[]", "codec_bits is []; expected a list"),

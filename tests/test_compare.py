@@ -22,6 +22,7 @@ from megopt.analysis.comparison_report import report_of, runs_frame
 from megopt.analysis.evaluation import evaluate_policy, limits_of, recorded_fading
 from megopt.analysis.intervals import interquartile_mean, interval
 from megopt.analysis.training_plan import TrainingPlan
+from megopt.analysis.training_report import bound_line, bound_on, limit_notes
 from megopt.application import run_verb
 from megopt.arrays import FloatArray
 from megopt.envs.dynamics import EnvParams
@@ -140,6 +141,13 @@ def test_limits_out_of_reach_and_no_request_are_told_apart() -> None:
         pipelining.bound(params.table, [], params.problem, is_pipelined=True)
     with pytest.raises(ConfigError, match="baseline 'luck': expected some of exhaustive"):
         baseline("luck", params)
+
+
+def test_a_run_with_limits_out_of_reach_says_so_in_words() -> None:
+    plan = replace(plan_of("cvpo"), params=params_of(1e-3))
+    found = bound_on(plan, 2, 0)
+    assert limit_notes(plan, found) == [bound_line(found)]
+    assert "the limits cannot be kept on these episodes" in bound_line(found)
 
 
 def plan_of(algorithm: str) -> TrainingPlan:

@@ -191,7 +191,7 @@ def test_messages_name_what_is_wrong() -> None:
         def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
             return *super().step(action)[:1], float("nan"), False, False, {"cost": 0.0}
 
-    with pytest.raises(ProblemError, match="reward"):
+    with pytest.raises(ProblemError, match="environment 0: its reward is NaN or infinite"):
         agent(Broken()).learn(5)
     with pytest.raises(ProblemError, match="expected 2"):
         agent(Bandit(num_limits=1), limits=[0.1, 0.2]).learn(5)
@@ -201,6 +201,22 @@ def test_messages_name_what_is_wrong() -> None:
         agent(unbounded)
     with pytest.raises(ConfigError, match="gamma"):
         agent(Bandit(), gamma=1.5)
+    with pytest.raises(ConfigError, match=r"limits = 0\.5; expected a list with one number per cost"):
+        agent(Bandit(), limits=0.5)
+    with pytest.raises(ConfigError, match="expected a list with one number per cost"):
+        agent(Bandit(), limits=["a", 1.0])
+    with pytest.raises(ConfigError, match="batch_size is 0; expected a whole number from 1"):
+        agent(Bandit(), batch_size=0)
+    told = Bandit()
+    told.observation_space = spaces.Dict({"link": spaces.Box(-1.0, 1.0, (1,))})
+    with pytest.raises(ConfigError, match="expected arrays; flatten them"):
+        agent(told)
+
+
+def test_masks_that_the_environment_does_not_have_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Bandit, "action_masks")
+    with pytest.raises(ConfigError, match=r"no method action_masks\(\); expected one"):
+        agent(Bandit(), use_action_masks=True).learn(60)
 
 
 def test_gaussian_divergences_are_those_of_torch() -> None:

@@ -221,7 +221,7 @@ def test_an_environment_without_costs_or_with_a_nan_reward_ends_in_one_line(algo
     assert "\n" not in str(error.value)
     env = Bandit()
     env.reward_offset = float("nan")
-    with pytest.raises(ProblemError, match="a reward is NaN or infinite"):
+    with pytest.raises(ProblemError, match="environment 0: its reward is NaN or infinite"):
         tiny(algorithm, env).learn(32)
 
 

@@ -16,7 +16,7 @@ from megopt.analysis.records import LABELS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KEPT_COLOR, BROKEN_COLOR = "#009E73", "#D55E00"
+KEPT_COLOR, BROKEN_COLOR = "#7A8B99", "#E0E0E0"
 _HATCH = "///"
 
 
@@ -59,7 +59,7 @@ def _panels(num_columns: int, num_entries: int) -> tuple[list[Axes], list[Axes]]
 def plot_rewards(found: Comparison, ax: Axes) -> Axes:
     """Draw the interquartile mean reward of all with its interval, as a bar from the lowest reward on.
 
-    A bar is green where every seed keeps the limits and hatched red where some seed does not.
+    A bar is dark where every seed keeps the limits, and light and hatched where some seed does not.
     """
     scores = [entry.score() for entry in found.entries]
     ends = [value for score in scores for value in (score.value, score.low, score.high) if np.isfinite(value)]
@@ -74,7 +74,7 @@ def plot_rewards(found: Comparison, ax: Axes) -> Axes:
             height=0.66,
             color=KEPT_COLOR if is_kept else BROKEN_COLOR,
             hatch="" if is_kept else _HATCH,
-            edgecolor="white",
+            edgecolor="#9A9A9A",
             linewidth=0.0,
         )
         if np.isfinite(score.low):
@@ -111,4 +111,4 @@ def plot_cost(found: Comparison, number: int, ax: Axes) -> Axes:
 def _note(found: Comparison) -> str:
     num_seeds = max(len(entry.sampled) for entry in found.entries)
     learned = f"{num_seeds} seed{'s' if num_seeds > 1 else ''}, {found.num_episodes} test episodes"
-    return f"profile {found.plan.params.table.profile}; {learned}; green: limits kept, hatched: broken"
+    return f"profile {found.plan.params.table.profile}; {learned}; dark: limits kept, light: broken"

@@ -60,7 +60,7 @@ def plot_curve(curves: Sequence[pd.DataFrame], column: str, name: str, number: i
     marker, every = plots.MARKERS[number % len(plots.MARKERS)], max(1, num_points // 6)
     ax.plot(steps, values.mean(axis=0), color=color, linestyle=dash, marker=marker, ms=3.5, markevery=every, label=name)
     if len(curves) > 1:
-        ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
+        ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.1, linewidth=0)
     return ax
 
 

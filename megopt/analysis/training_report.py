@@ -33,7 +33,7 @@ def report_of(plan: TrainingPlan, run: TrainedRun) -> Report:
         tables=[_table(plan, latest)],
         lines=[
             f"{plan.algorithm}, seed {plan.seed}: {summary['num_steps']} of {plan.num_steps} requests, {state}",
-            f"no policy within the limits gains more than {summary['bound']:.6g} on these episodes",
+            *([] if np.isnan(bound.bound) else [bound_line(bound)]),
             *(f"note: {note}" for note in summary["notes"]),
             *(f"wrote {shown_path(path)}" for path in [run.folder / CURVE_FILE, run.folder / AGENT_FOLDER, *files]),
         ],
@@ -58,6 +58,13 @@ def reward_bound(bound: PlannedBound) -> float:
     return -bound.bound
 
 
+def bound_line(bound: PlannedBound) -> str:
+    """Return what a bound says, in words."""
+    if np.isnan(bound.bound):
+        return "the limits cannot be kept on these episodes: no policy does; raise them"
+    return f"no policy within the limits gains more than {reward_bound(bound):.6g} on these episodes"
+
+
 def untrained_notes(plan: TrainingPlan, latest: dict[Any, Any]) -> list[str]:
     """Return a line where a run has taken no gradient step, which no reward tells."""
     if not latest or latest["num_updates"] > 0:
@@ -72,7 +79,9 @@ def untrained_notes(plan: TrainingPlan, latest: dict[Any, Any]) -> list[str]:
 def limit_notes(plan: TrainingPlan, bound: PlannedBound) -> list[str]:
     """Return a line where limits cost nothing: the best policy without them keeps them."""
     limits = plan.params.problem.limits
-    if not len(limits) or np.isnan(bound.bound):
+    if np.isnan(bound.bound):
+        return [bound_line(bound)]
+    if not len(limits):
         return []
     worth = bound.prices * np.abs(limits_of(plan.params))
     slack = [limit.quantity for limit, price in zip(limits, worth, strict=True) if price <= 1e-3 * abs(bound.bound)]
@@ -108,8 +117,10 @@ def _summary(
 
 def _headline(plan: TrainingPlan, summary: dict[str, Any]) -> str:
     excess = summary["latest"].get("sampled_excess", np.nan)
+    share = summary["share_of_bound"]
+    reached = "limits out of reach" if np.isnan(share) else f"{share:.1%} of the bound"
     return (
-        f"{plan.algorithm} seed {plan.seed}: {summary['share_of_bound']:.1%} of the bound, "
+        f"{plan.algorithm} seed {plan.seed}: {reached}, "
         f"worst limit {excess:+.1%}, {summary['training_s']:.0f} s of learning"
     )
 

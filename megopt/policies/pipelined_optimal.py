@@ -41,9 +41,9 @@ class PipelinedOptimal:
         seed: seed of the draws between them.
     """
 
-    table: ActionTable
+    table: ActionTable = field(repr=False)
     problem: Problem
-    solution: PipelinedSolution
+    solution: PipelinedSolution = field(repr=False)
     seed: int = 0
     reads_limits: ClassVar[bool] = True
     _rng: np.random.Generator = field(init=False, repr=False, compare=False)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from gymnasium import spaces
 
 from megopt.arrays import BoolArray, FloatArray
 from megopt.errors import ConfigError, ProblemError
@@ -62,6 +63,27 @@ class CostLimits:
         return np.where(size > 0.0, size, 1.0)
 
 
+def numbers_of(limits: Any) -> tuple[float, ...]:
+    """Return limits as numbers.
+
+    Raises:
+        ConfigError: for anything but a sequence of numbers.
+    """
+    try:
+        return tuple(float(limit) for limit in limits)
+    except (TypeError, ValueError) as error:
+        message = f"limits = {limits!r}; expected a list with one number per cost; pass limits=[...]"
+        raise ConfigError(message) from error
+
+
+def require_array_observations(where: str, env: Any) -> None:
+    """Raise ConfigError for an environment whose observations are dictionaries or tuples."""
+    space = getattr(env, "observation_space", None)
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        message = f"{where}: observations {space}; expected arrays; flatten them by gymnasium's FlattenObservation"
+        raise ConfigError(message)
+
+
 def read_costs(infos: Iterable[Mapping[str, Any]], num_limits: int) -> FloatArray:
     """Return the costs of one step from `info["costs"]`, or from `info["cost"]` where there is one limit.
 
@@ -103,7 +125,11 @@ def _row_costs(row: int, info: Mapping[str, Any], num_limits: int) -> FloatArray
 def require_finite_rewards(rewards: Any) -> None:
     """Raise ProblemError where a reward is NaN or infinite; rewards of any shape."""
     if not np.isfinite(rewards).all():
-        message = "environment: a reward is NaN or infinite; expected finite rewards; mend the environment"
+        row = int(np.flatnonzero(~np.isfinite(np.ravel(rewards)))[0])
+        message = (
+            f"environment {row}: its reward is NaN or infinite ({np.ravel(rewards)[row]}); expected finite rewards; "
+            "mend the environment"
+        )
         raise ProblemError(message)
 
 

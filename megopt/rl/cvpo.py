@@ -32,10 +32,10 @@ from stable_baselines3.common.utils import polyak_update, update_learning_rate
 
 from megopt.arrays import BoolArray, FloatArray
 from megopt.errors import ConfigError
-from megopt.ranges import require_within
+from megopt.ranges import require_whole, require_within
 from megopt.rl.action_heads import head_of
 from megopt.rl.buffer import CostReplayBuffer
-from megopt.rl.costs import CostLimits, LimitPer
+from megopt.rl.costs import CostLimits, LimitPer, numbers_of, require_array_observations
 from megopt.rl.cvpo_log import log_rows
 from megopt.rl.estep import EStep
 from megopt.rl.masked_acting import MaskedActing
@@ -91,8 +91,10 @@ class CVPO(MaskedActing):
         space = getattr(env, "action_space", None)
         if space is not None:
             head_of(space)
+        require_array_observations("CVPO", env)
         self.settings = CVPOSettings.taken_from(keywords)
         chosen = OFF_POLICY | keywords
+        require_whole("CVPO", 1, batch_size=chosen["batch_size"], buffer_size=chosen["buffer_size"])
         require_within("CVPO", 0.0, 1.0, gamma=chosen["gamma"], tau=chosen["tau"])
         super().__init__(
             policy,
@@ -103,7 +105,8 @@ class CVPO(MaskedActing):
             supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete),
             **chosen,
         )
-        self.limits = CostLimits(values=tuple(float(limit) for limit in limits), per=limit_per) if limits else None
+        bounds = numbers_of(limits)
+        self.limits = CostLimits(values=bounds, per=limit_per) if bounds else None
         self.thresholds: Thresholds | None = None
         self._fit: Fit | None = None
         self.fit_multipliers: FloatArray = np.ones(0)

@@ -12,6 +12,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from megopt.arrays import BoolArray
+from megopt.errors import ConfigError
 from megopt.rl.buffer import CostReplayBuffer
 from megopt.rl.policies import CVPOPolicy
 
@@ -53,7 +54,15 @@ class MaskedActing(OffPolicyAlgorithm):
     def _current_masks(self) -> BoolArray:
         """Return the legal choices of every environment, shape (n_envs, num_choices)."""
         assert self.env is not None
-        return self.policy.flat_masks(np.stack(self.env.env_method("action_masks")))
+        try:
+            masks = self.env.env_method("action_masks")
+        except AttributeError as error:
+            message = (
+                "use_action_masks: the environment has no method action_masks(); expected one that returns which "
+                "choices are legal; add it, or leave masks out"
+            )
+            raise ConfigError(message) from error
+        return self.policy.flat_masks(np.stack(masks))
 
     def _store_transition(
         self,
