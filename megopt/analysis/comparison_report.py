@@ -88,8 +88,8 @@ def _plain(score: Interval) -> dict[str, float]:
 
 
 def _worst(runs: Sequence[Any]) -> float:
-    """Return the largest relative excess over a limit of any seed; NaN without runs."""
-    return max((float(run["excess"]) for run in runs), default=np.nan)
+    """Return the largest relative excess over a limit of any seed, to four digits; NaN without runs."""
+    return round(max((float(run["excess"]) for run in runs), default=np.nan), 4) + 0.0  # 0.0 in place of -0.0
 
 
 def table(found: Comparison) -> Table:

@@ -103,10 +103,12 @@ def _settings(kind: str) -> dict[str, Any]:
 
     The margin is for the luck of the states: half of 96,000 steps know a mean cost of the budget to about 1 %. A box
     cut into arms has good ends and a bad middle, which one Gaussian covers as a whole: it gets a histogram. Small trust
-    regions: six states share little of what they learn, and each swings about the limits by itself.
+    regions where probabilities are learned: six states share little, and each swings about the limits by itself. A
+    Gaussian has a spread to shrink, which takes as long as its regions are small.
     """
     histogram = {"num_bins": _NUM_BINS} if kind == "steps" else {}
-    return histogram | {
+    regions = {} if kind == "box" else {"max_kl": 0.02, "fit_kl": 0.002}
+    return histogram | regions | {
         "learning_rate": lambda remaining: 3e-3 * max(remaining**2, 0.01),
         "learning_starts": 1600,
         "batch_size": 128,
@@ -114,7 +116,5 @@ def _settings(kind: str) -> dict[str, Any]:
         "tau": 0.05,
         "measure_window": 24_000,
         "limit_margin": 0.01,
-        "max_kl": 0.02,
-        "fit_kl": 0.002,
         "policy_kwargs": {"net_arch": [32, 32]},
     }
