@@ -176,7 +176,7 @@ def test_step_before_reset_asks_for_a_reset() -> None:
         env.outcome()
 
 
-OWN_OF_CONF = {"meg_cvpo": ("k_factor_db", "bandwidth_hz", "limit_share")}
+OWN_OF_CONF = {"meg_cvpo": ("k_factor_db", "are_places_stratified", "bandwidth_hz", "limit_share")}
 """Settings in which a file of conf/scenario is not the published setting that its function has as default."""
 
 

@@ -203,9 +203,9 @@ def test_a_busy_edge_says_when_to_come_again(service: EdgeService) -> None:
 
 
 def test_a_failure_of_the_model_ends_only_its_own_request(
-    service: EdgeService, monkeypatch: pytest.MonkeyPatch
+    service: EdgeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("megopt.live").setLevel(logging.CRITICAL)
+    caplog.set_level(logging.CRITICAL, "megopt.live")
     with monkeypatch.context() as patch:
         patch.setattr(batches, "encode_run", lambda *_: 1 / 0)
         (frame,) = heard(service, request_of())
