@@ -26,6 +26,7 @@ def run(
     batch_size: int = 256,
     net_arch: Sequence[int] = (256, 256),
     repeats: int = 5,
+    num_threads: int = 1,
     seed: int = 0,
 ) -> dict[str, float]:
     """Return rates and their ratios; `box` and `discrete` are the actions that CVPO takes, SAC's are a box.
@@ -42,13 +43,18 @@ def run(
         batch_size: transitions per update [1].
         net_arch: widths of the hidden layers of all networks [1].
         repeats: the best of so many turns counts [1].
+        num_threads: of a CPU, for the networks of all; one as in `megopt train` [1].
         seed: of environments and networks.
     """
     where = "benchmark rl"
     require_whole(where, 1, num_envs=num_envs, num_steps=num_steps, num_updates=num_updates, repeats=repeats)
+    import torch
+
+    require_whole(where, 1, num_threads=num_threads)
+    torch.set_num_threads(num_threads)
     layers = [int(width) for width in net_arch]
     agents = _agents(num_envs, batch_size, layers, seed)
-    works: list[Callable[[], object]] = []
+    works: list[Callable[[], float]] = []
     for agent in agents.values():
         works += [_stepping(agent, num_steps), _updating(agent, num_updates, batch_size)]
     seconds = _shortest_seconds(works, repeats)
@@ -90,22 +96,41 @@ def _agents(num_envs: int, batch_size: int, layers: list[int], seed: int) -> dic
     return agents
 
 
-def _stepping(agent: Any, num_steps: int) -> Callable[[], object]:
-    num_rows = num_steps * agent.n_envs
-    return lambda: agent.learn(num_rows, reset_num_timesteps=False)
+def _stepping(agent: Any, num_steps: int) -> Callable[[], float]:
+    """Return what takes steps of all devices, and tells how long they took [s]."""
+
+    def work() -> float:
+        start = time.perf_counter()
+        agent.learn(num_steps * agent.n_envs, reset_num_timesteps=False)
+        return time.perf_counter() - start
+
+    return work
 
 
-def _updating(agent: Any, num_updates: int, batch_size: int) -> Callable[[], object]:
-    return lambda: agent.train(num_updates, batch_size)
+def _updating(agent: Any, num_updates: int, batch_size: int) -> Callable[[], float]:
+    """Return what makes updates, each after one step of all devices as in training, and tells how long they took [s].
+
+    CVPO compares its critics with the costs of the steps since the last update, so how many these are is part of it.
+    """
+
+    def work() -> float:
+        seconds = 0.0
+        for _ in range(num_updates):
+            agent.learn(agent.n_envs, reset_num_timesteps=False)
+            start = time.perf_counter()
+            agent.train(1, batch_size)
+            seconds += time.perf_counter() - start
+        return seconds
+
+    return work
 
 
-def _shortest_seconds(works: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Return the shortest wall time of each work [s]; they take turns, the first of which is not counted."""
+def _shortest_seconds(works: list[Callable[[], float]], repeats: int) -> list[float]:
+    """Return the shortest time that each work tells [s]; they take turns, the first of which is not counted."""
     least = np.full(len(works), np.inf)
     for repeat in range(repeats + 1):
         for number, work in enumerate(works):
-            start = time.perf_counter()
-            work()
+            seconds = work()
             if repeat:
-                least[number] = min(least[number], time.perf_counter() - start)
+                least[number] = min(least[number], seconds)
     return [float(seconds) for seconds in least]

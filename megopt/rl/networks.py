@@ -64,6 +64,13 @@ class FeatureNetwork(BaseModel):
         return self.network(features)  # type: ignore[no-any-return]
 
 
+def _in_place(activation: nn.Module) -> nn.Module:
+    """Return an activation that needs no second array where it can do without: candidates make large ones."""
+    if isinstance(activation, nn.ReLU):
+        activation.inplace = True
+    return activation
+
+
 class CostCritics(BaseModel):
     """Q of reward and of each cost, `num_critics` networks per head, all side by side.
 
@@ -96,7 +103,7 @@ class CostCritics(BaseModel):
         num_inputs = extractor.features_dim + (0 if head.num_joint else head.encoding_size)
         layers: list[nn.Module] = []
         for width in net_arch:
-            layers += [ParallelLinear(num_heads * num_critics, num_inputs, width), activation_fn()]
+            layers += [ParallelLinear(num_heads * num_critics, num_inputs, width), _in_place(activation_fn())]
             num_inputs = width
         self.network = nn.Sequential(*layers, ParallelLinear(num_heads * num_critics, num_inputs, head.num_joint or 1))
         self.register_buffer("scales", th.ones(num_heads))
