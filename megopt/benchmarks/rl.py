@@ -99,12 +99,12 @@ def _agents(num_envs: int, batch_size: int, layers: list[int], seed: int) -> dic
 def _stepping(agent: Any, num_steps: int) -> Callable[[], float]:
     """Return what takes steps of all devices, and tells how long they took [s]."""
 
-    def work() -> float:
+    def timed() -> float:
         start = time.perf_counter()
         agent.learn(num_steps * agent.n_envs, reset_num_timesteps=False)
         return time.perf_counter() - start
 
-    return work
+    return timed
 
 
 def _updating(agent: Any, num_updates: int, batch_size: int) -> Callable[[], float]:
@@ -113,7 +113,8 @@ def _updating(agent: Any, num_updates: int, batch_size: int) -> Callable[[], flo
     CVPO compares its critics with the costs of the steps since the last update, so how many these are is part of it.
     """
 
-    def work() -> float:
+    def timed() -> float:
+        """Return how long the updates took [s]."""
         seconds = 0.0
         for _ in range(num_updates):
             agent.learn(agent.n_envs, reset_num_timesteps=False)
@@ -122,7 +123,7 @@ def _updating(agent: Any, num_updates: int, batch_size: int) -> Callable[[], flo
             seconds += time.perf_counter() - start
         return seconds
 
-    return work
+    return timed
 
 
 def _shortest_seconds(works: list[Callable[[], float]], repeats: int) -> list[float]:

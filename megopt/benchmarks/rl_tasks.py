@@ -108,13 +108,17 @@ def _settings(kind: str) -> dict[str, Any]:
     """
     histogram = {"num_bins": _NUM_BINS} if kind == "steps" else {}
     regions = {} if kind == "box" else {"max_kl": 0.02, "fit_kl": 0.002}
-    return histogram | regions | {
-        "learning_rate": lambda remaining: 3e-3 * max(remaining**2, 0.01),
-        "learning_starts": 1600,
-        "batch_size": 128,
-        "num_sampled_states": 64,
-        "tau": 0.05,
-        "measure_window": 24_000,
-        "limit_margin": 0.01,
-        "policy_kwargs": {"net_arch": [32, 32]},
-    }
+    return (
+        histogram
+        | regions
+        | {
+            "learning_rate": lambda remaining: 3e-3 * max(remaining**2, 0.01),
+            "learning_starts": 1600,
+            "batch_size": 128,
+            "num_sampled_states": 64,
+            "tau": 0.05,
+            "measure_window": 24_000,
+            "limit_margin": 0.01,
+            "policy_kwargs": {"net_arch": [32, 32]},
+        }
+    )
