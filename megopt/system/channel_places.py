@@ -8,7 +8,7 @@ the luck of the places.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -48,7 +48,31 @@ def uniform_distances_m(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogDistance(DopplerChannel):
+class PlacedChannel(DopplerChannel):
+    """Devices at uniform distances.
+
+    Attributes:
+        min_distance_m: smallest distance [m].
+        max_distance_m: largest distance [m].
+        are_places_stratified: whether devices that are placed at once share the distances out evenly.
+    """
+
+    min_distance_m: float = 200.0
+    max_distance_m: float = 300.0
+    are_places_stratified: bool = False
+
+    def stratified(self) -> Self:
+        """Return this channel with stratified places."""
+        return replace(self, are_places_stratified=True)
+
+    def _distances_m(self, rng: np.random.Generator, num_devices: int) -> FloatArray:
+        """Return the distances of new devices [m], shape (num_devices,)."""
+        ends_m = self.min_distance_m, self.max_distance_m
+        return uniform_distances_m(rng, *ends_m, num_devices, is_stratified=self.are_places_stratified)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogDistance(PlacedChannel):
     """Devices at uniform distances under log-distance loss, with shadowing and fading; defaults as in MEG-CVPO.
 
     Source: arXiv 2407.07245 for distances, powers and loss; small-scale fading is not stated there.
@@ -67,9 +91,6 @@ class LogDistance(DopplerChannel):
         interval_s: time between two requests [s]; read only with a Doppler shift.
     """
 
-    min_distance_m: float = 200.0
-    max_distance_m: float = 300.0
-    are_places_stratified: bool = False
     tx_power_dbm: float = 30.0
     noise_dbm: float = -94.0
     reference_db: float = 35.3
@@ -85,19 +106,9 @@ class LogDistance(DopplerChannel):
         require_number(where, -200.0, 200.0, reference_db=self.reference_db)
         require_number(where, 0.0, 100.0, slope_db=self.slope_db, shadowing_db=self.shadowing_db)
 
-    def stratified(self) -> LogDistance:
-        """Return this channel with stratified places."""
-        return replace(self, are_places_stratified=True)
-
     def place(self, rng: np.random.Generator, num_devices: int) -> tuple[FloatArray, FloatArray]:
         """Return mean SNR and specular share; draws distances, then shadowing."""
-        distance_m = uniform_distances_m(
-            rng,
-            self.min_distance_m,
-            self.max_distance_m,
-            num_devices,
-            is_stratified=self.are_places_stratified,
-        )
+        distance_m = self._distances_m(rng, num_devices)
         loss_db = log_distance_path_loss_db(distance_m, reference_db=self.reference_db, slope_db=self.slope_db)
         shadow_db = self.shadowing_db * rng.standard_normal(num_devices)
         mean_snr = linear_from_db(self.tx_power_dbm - loss_db + shadow_db - self.noise_dbm)
@@ -105,7 +116,7 @@ class LogDistance(DopplerChannel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Urban(DopplerChannel):
+class Urban(PlacedChannel):
     """Devices in a street-level scenario of 3GPP TR 38.901; fields as in `UrbanMicro`."""
 
     scenario: ClassVar[UrbanScenario]
@@ -113,7 +124,6 @@ class Urban(DopplerChannel):
     carrier_hz: float = 3.5e9
     min_distance_m: float = 10.0
     max_distance_m: float = 200.0
-    are_places_stratified: bool = False
     base_height_m: float = 10.0
     device_height_m: float = 1.5
     tx_power_dbm: float = 30.0
@@ -134,19 +144,9 @@ class Urban(DopplerChannel):
     def _heights(self) -> dict[str, float]:
         return {"base_height_m": self.base_height_m, "device_height_m": self.device_height_m}
 
-    def stratified(self) -> Urban:
-        """Return this channel with stratified places."""
-        return replace(self, are_places_stratified=True)
-
     def place(self, rng: np.random.Generator, num_devices: int) -> tuple[FloatArray, FloatArray]:
         """Return mean SNR and specular share; draws distances, then lines of sight, then shadowing."""
-        distance_m = uniform_distances_m(
-            rng,
-            self.min_distance_m,
-            self.max_distance_m,
-            num_devices,
-            is_stratified=self.are_places_stratified,
-        )
+        distance_m = self._distances_m(rng, num_devices)
         is_los = rng.random(num_devices) < los_probability(self.scenario, distance_m)
         deviation_db = np.where(is_los, self.scenario.los_shadowing_db, self.scenario.nlos_shadowing_db)
         shadow_db = self.is_shadowed * deviation_db * rng.standard_normal(num_devices)
