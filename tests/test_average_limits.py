@@ -316,6 +316,7 @@ def test_costs_that_are_not_affine_are_solved_from_their_array() -> None:
         DenseOracle(full, np.ones(2))
 
 
+@pytest.mark.slow
 def test_very_many_contested_states_leave_one_split() -> None:
     solution = solve(TWO, link_of(np.linspace(0.0, 1.0, 200_000)), problem_of(latency_s=2.0 + 1e-7))
     assert len(solution.splits) == 1

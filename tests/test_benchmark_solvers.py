@@ -61,6 +61,7 @@ def test_the_best_run_counts_and_warm_ones_do_not() -> None:
     assert 0.0 <= timed.wall_s < 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system cannot forget an earlier peak")
 def test_peak_memory_is_that_of_the_work_alone() -> None:
     def sized(num: int) -> float:

@@ -100,6 +100,7 @@ def test_scenes_of_a_split_repeat_and_larger_sets_differ_in_length_alone() -> No
     assert few.images.shape == (4, 32, 32, 3)
 
 
+@pytest.mark.slow
 def test_contact_sheet_is_written_whole(tmp_path: Path) -> None:
     images = np.zeros((3, 8, 8, 3), dtype=np.uint8)
     path = write_contact_sheet(tmp_path / "sheet.png", {"one": images, "two": images}, ["a", "b", "c"])

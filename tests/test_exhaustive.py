@@ -196,6 +196,7 @@ def test_no_feasible_row_beats_the_chosen_one(instance: tuple[ActionTable, LinkS
         assert not np.any(is_feasible(result, problem) & (objective(result, problem) < chosen))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("uplink_ratio", [None, 1.0, 1.0 / 3.0])
 def test_paths_agree_on_large_random_instances(seed: int, uplink_ratio: float | None) -> None:

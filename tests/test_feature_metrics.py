@@ -43,6 +43,7 @@ def test_frechet_distance_in_one_dimension() -> None:
     assert frechet_distance(*sets) == pytest.approx(9.0 + 2.25)
 
 
+@pytest.mark.slow
 def test_frechet_distance_of_nearly_singular_sets_is_real_and_small() -> None:
     rng = np.random.default_rng(4)
     features = rng.standard_normal((300, 4)) @ rng.standard_normal((4, 64))  # rank 4 of 64

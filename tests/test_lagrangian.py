@@ -191,6 +191,7 @@ def test_a_saved_model_comes_back_with_duals_critics_and_policy(algorithm: type[
     assert all(f"lagrange/{name}_1".encode() in written for name in ("multiplier", "cost", "limit"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", FEW_FAST)
 def test_a_run_that_was_kept_goes_on_as_the_unbroken_one(algorithm: type[Any], tmp_path: Path) -> None:
     model = tiny(algorithm, bandits(1)).learn(64)

@@ -64,6 +64,7 @@ def test_a_request_comes_back_as_it_was() -> None:
     assert Request.of_frame(Frame.from_bytes(REQUEST.frame().to_bytes())) == REQUEST
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(name=st.sampled_from(sorted(asdict(REQUEST))), value=any_value)
 def test_any_value_in_a_request_is_read_or_refused(name: str, value: Any) -> None:

@@ -111,6 +111,7 @@ def test_a_late_request_keeps_no_limit() -> None:
 # --- report, figure, book -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_report_holds_the_keys_that_scripts_read(tmp_path: Path) -> None:
     records = pd.concat([records_of([(0.9, 1.0)]), records_of([(2.0, 1.0)], "step_split")], ignore_index=True)
     report = parity_report(records, [tmp_path / "x"])

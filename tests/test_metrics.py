@@ -137,6 +137,7 @@ def test_what_is_no_pair_of_images_is_refused(metric: Any, scenes: Images) -> No
 # --- means ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_estimate_is_seeded_and_covers() -> None:
     rng = np.random.default_rng(2)
     first, again, other = (estimate(np.arange(20.0), seed=seed) for seed in (0, 0, 1))

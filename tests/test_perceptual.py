@@ -149,6 +149,7 @@ def test_who_is_not_looked_at_adds_nothing(shape: DenoiserShape, limits: dict[st
     assert torch.equal(loss(task, network), loss(objective(None, shape), network))
 
 
+@pytest.mark.slow
 def test_resume_knows_the_term(tmp_path: Path) -> None:
     train(objective(PerceptualLoss(reader(), ON)), SETTINGS, tmp_path, shows_progress=False)
     again = train(objective(PerceptualLoss(reader(), ON)), SETTINGS, tmp_path, shows_progress=False)
@@ -159,6 +160,7 @@ def test_resume_knows_the_term(tmp_path: Path) -> None:
             train(objective(other), SETTINGS, tmp_path, shows_progress=False)
 
 
+@pytest.mark.slow
 def test_reading_of_latents_is_learnt(tmp_path: Path) -> None:
     told = torch.stack([torch.from_numpy(parse_caption(CAPTION.replace("red", c))) for c in ("red", "blue") * 4])
     scenes = SceneSet(

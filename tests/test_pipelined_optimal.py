@@ -108,6 +108,7 @@ def test_airtime_before_is_what_an_observation_says() -> None:
     assert policy.act(Observation(link=link)).tolist() == [1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_devices", [1, 8, 1024])
 @pytest.mark.parametrize("limit_s", [0.4, 0.7])
 def test_what_acts_keeps_the_limits_that_the_mixture_keeps(num_devices: int, limit_s: float) -> None:
@@ -126,6 +127,7 @@ def test_what_acts_keeps_the_limits_that_the_mixture_keeps(num_devices: int, lim
     assert np.mean(latencies_s) <= limit_s * 1.04
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("episode_length", [1, 2, 4])
 @pytest.mark.parametrize("name", ["average_optimal", "fixed"])
 def test_in_short_episodes_the_first_request_hides_nothing(name: str, episode_length: int) -> None:

@@ -84,6 +84,7 @@ def test_handover_keeps_what_the_codec_keeps(load_tiny: Any) -> None:
     assert torch.equal(handed_over(alone, Handover(codec_bits=None, snr_db=10.0), 0).latent, noisy)
 
 
+@pytest.mark.slow
 def test_cells_in_any_order_give_the_same_images(load_tiny: Any) -> None:
     cells = [Cell(sr_scale=1, num_steps=4, split_step=k) for k in (0, 2, 4)]
     plain = Handover()

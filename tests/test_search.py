@@ -118,6 +118,7 @@ def test_a_search_that_is_interrupted_and_resumed_has_the_trials_of_an_unbroken_
     assert chosen(more)[:12] == chosen(again)
 
 
+@pytest.mark.slow
 def test_the_front_is_what_no_trial_within_the_limits_dominates(tmp_path: Path) -> None:
     objectives = {"latency_s": "minimize", "energy_j": "maximize"}
     found = found_by(a_search(16, objectives=objectives, limits={"violation_rate": 0.0}), tmp_path)
