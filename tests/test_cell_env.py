@@ -190,6 +190,7 @@ def composed(path: Path) -> DictConfig:
     return merged
 
 
+@pytest.mark.slow
 def test_every_scenario_of_conf_names_the_settings_of_its_function() -> None:
     """All of them, so that a file shows what there is; those named like their function with its defaults."""
     known = {**scenarios.SCENARIOS, **scenarios.CELL_SCENARIOS}

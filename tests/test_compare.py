@@ -117,6 +117,7 @@ def _cost_of_plan(table: ActionTable, links: list[LinkState], problem: Problem, 
     return total / len(plan)
 
 
+@pytest.mark.slow
 def test_no_baseline_within_the_limits_exceeds_the_bound_on_the_same_fading() -> None:
     params = params_of(0.2, 10.0)
     links = recorded_fading(params, num_episodes=8, seed=4)

@@ -91,6 +91,7 @@ def test_outage_and_mean_rate_of_every_fading_channel_of_conf(name: str) -> None
     assert_follows(watch(environment(channel, MANY_DEVICES), 4), law_of(channel))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_outage_and_mean_rate_in_other_settings(name: str) -> None:
     channel = VARIANTS[name]

@@ -104,6 +104,7 @@ def test_a_learner_that_knows_only_gymnasium_improves() -> None:
     assert np.mean(gains[-5:]) > 0.5 * np.mean(gains[:5])  # rewards are negative: half the penalised latency
 
 
+@pytest.mark.slow
 def test_the_benchmark_reports_what_it_promises() -> None:
     report = benchmark.run(num_envs=(1, 16), repeats=1, num_devices=4, num_cells=8, num_memory_steps=20)
     for count in (1, 16):

@@ -66,6 +66,7 @@ def means(folder: Path) -> Means:
     return found
 
 
+@pytest.mark.slow
 def test_means_are_over_requests_and_intervals_over_traces(tmp_path: Path) -> None:
     found = means(dataset(tmp_path))
     assert list(found.settings) == [f"channel.snr_db={snr_db}" for snr_db in SNRS_DB]

@@ -44,6 +44,7 @@ def test_flops_of_a_module() -> None:
     assert found.attention == 0
 
 
+@pytest.mark.slow
 def test_flops_do_not_depend_on_the_attention_kernel(load_tiny: Callable[[str], Any]) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

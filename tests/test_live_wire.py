@@ -141,6 +141,7 @@ def test_any_header_under_a_right_checksum_is_refused(text: bytes, body: bytes) 
         Frame.from_bytes(sealed(text, body))
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(kind=plain, fields=plain, stated=plain | st.lists(st.lists(plain, max_size=4), max_size=3))
 def test_lying_headers_are_refused(kind: Any, fields: Any, stated: Any) -> None:

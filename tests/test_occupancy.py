@@ -105,6 +105,7 @@ def test_without_limits_it_is_the_best_of_all_deterministic_policies(seed: int) 
     assert len(solution.potentials) == num_states
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.integers(0, 100_000), st.integers(1, 3))
 def test_limits_are_kept_or_proved_out_of_reach(seed: int, num_limits: int) -> None:

@@ -91,6 +91,7 @@ def test_a_floor_on_quality_is_swept_in_its_own_sense() -> None:
     assert found.num_solved[2] == len(link.snr)  # the loosest floor is solved first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixed", [(), (Limit(quantity="energy_j", bound=25.0),)], ids=["one limit", "two limits"])
 def test_a_long_run_sweep_has_the_values_of_cold_solves_with_fewer_prices(fixed: tuple[Limit, ...]) -> None:
     table, link = instance(2, num_states=80)
@@ -239,6 +240,7 @@ def test_a_surface_of_two_objectives_is_the_long_run_curve() -> None:
         assert least == pytest.approx(best, abs=2e-6 * found.span[1])
 
 
+@pytest.mark.slow
 def test_the_map_agrees_with_two_long_run_limits() -> None:
     table, link = instance(6)
     found = average_surface.solve(table, link, THREE, "ssim", tolerance=1e-5)

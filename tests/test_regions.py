@@ -136,6 +136,7 @@ def test_the_whole_region_is_the_edge_only_run(pipelines: dict[str, Any], name: 
     assert np.array_equal(decode(pipelines[name], finished), decode(pipelines[name], whole))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coarse_scale", [1, 2])
 @pytest.mark.parametrize(("name", "sampler"), CASES)
 def test_the_known_region_stays_and_the_rest_is_made(

@@ -47,6 +47,7 @@ def test_every_kind_of_action_plays_every_arm(kind: Kind) -> None:
     assert all(env.action_space.contains(np.array(one, env.action_space.dtype)) for one in AS_ACTIONS[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["discrete", "steps"])
 @pytest.mark.parametrize("task", [bandit(2), budget(2)])
 def test_a_policy_earns_what_its_occupancy_says(kind: Kind, task: Task) -> None:

@@ -163,6 +163,7 @@ def test_shape_and_range() -> None:
     assert images.std() > 20.0
 
 
+@pytest.mark.slow
 def test_large_render_averages_to_the_small_one() -> None:
     some = sample_scenes(2, 10)
     small, large = render(some, 64)[0].astype(float), render(some, 256)[0].astype(float)

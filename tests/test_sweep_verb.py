@@ -128,6 +128,7 @@ def parts(axis: Axis) -> tuple[str, list, bool]:
     return axis.key, list(axis.values), axis.is_group  # no data frame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_plans_the_runs_that_its_first_line_says(preset: str) -> None:
     import hydra
@@ -145,6 +146,7 @@ def test_a_preset_plans_the_runs_that_its_first_line_says(preset: str) -> None:
     assert f"{num_runs} " in group_choices("experiment")[preset]
 
 
+@pytest.mark.slow
 def test_a_multirun_of_sweeps_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
