@@ -13,13 +13,16 @@ from megopt.analysis.report import Report
 from megopt.errors import ConfigError
 from megopt.experiments.train import place_of, plans_of
 from megopt.files import write_atomically
+from megopt.ranges import require_whole
 
 
 def run(config: DictConfig, output_dir: Path) -> Report:
     """Return the report of a comparison; writes comparison.json, runs.csv and the figure into its folder."""
     import torch
 
-    torch.set_num_threads(int(config.num_threads))
+    counts = {name: config[name] for name in ("num_threads", "seeds", "test_episodes")}
+    require_whole("compare", 1, **counts)
+    torch.set_num_threads(config.num_threads)
     known = plans_of(config)
     names = [config.algorithms] if isinstance(config.algorithms, str) else list(config.algorithms)
     if not names or set(names) - set(known):

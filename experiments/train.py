@@ -14,6 +14,7 @@ from megopt.analysis.training_plan import TrainingPlan
 from megopt.analysis.training_report import report_of
 from megopt.envs.parameters import EnvParams
 from megopt.errors import ConfigError
+from megopt.ranges import require_whole
 
 
 def run(config: DictConfig, output_dir: Path) -> Report:
@@ -24,7 +25,8 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     if len(plans) != 1:
         message = f"train: {len(plans)} algorithms; expected one, such as algorithm=cvpo; compare takes several"
         raise ConfigError(message)
-    torch.set_num_threads(int(config.num_threads))
+    require_whole("train", 1, num_threads=config.num_threads)
+    torch.set_num_threads(config.num_threads)
     plan = next(iter(plans.values()))
     default = Path("outputs/train") / place_of(config, plan) / plan.algorithm / f"seed_{plan.seed}"
     folder = default if config.folder is None else Path(config.folder)

@@ -191,7 +191,8 @@ def test_a_comparison_keeps_finished_runs_and_draws_its_figure(tmp_path: Path, m
     [
         (["algorithms=[dqn]"], "algorithms = ['dqn']; expected some of cvpo"),
         pytest.param(["algorithms=[]"], "algorithms = []; expected some of", marks=pytest.mark.slow),
-        pytest.param(["seeds=0"], "num_seeds is 0; expected a whole number from 1", marks=pytest.mark.slow),
+        (["seeds=0"], "compare: seeds is 0; expected a whole number from 1; change seeds"),
+        pytest.param(["test_episodes=1.5"], "test_episodes is 1.5; expected a whole number", marks=pytest.mark.slow),
     ],
 )
 def test_wrong_input_is_refused_in_one_line(

@@ -11,6 +11,7 @@ import numpy as np
 
 from megopt.diffusion.evaluation import Sampling, generated, truth
 from megopt.diffusion.pipelines import Pipeline, load
+from megopt.ranges import require_whole
 
 _LOAD = """
 import time, torch
@@ -38,6 +39,7 @@ def run(num_steps: int = 8, num_threads: int = 2, repeats: int = 5, seed: int = 
     """
     import torch
 
+    require_whole("benchmark generate", 1, num_steps=num_steps, num_threads=num_threads, repeats=repeats)
     torch.set_num_threads(num_threads)
     pipeline = load("bundled/edge")
     caption = truth(2, seed=seed, split="unseen").captions[0]

@@ -27,6 +27,7 @@ from megopt.envs.parameters import EnvParams
 from megopt.envs.scenarios import CVPO_STEPS
 from megopt.errors import ConfigError
 from megopt.policies.fixed import Fixed
+from megopt.ranges import require_whole
 from megopt.reproductions.meg_cvpo_figure import draw
 from megopt.schemes.conventional import Conventional
 from megopt.system.channel import LogDistance
@@ -107,6 +108,7 @@ def run(
     if "conventional" not in scenario.table.scheme:
         message = "reproduce meg_cvpo: scenario without conventional rows; expected some; add them to its schemes"
         raise ConfigError(message)
+    require_whole("reproduce meg_cvpo", 1, num_threads=num_threads)
     torch.set_num_threads(num_threads)
     sweep = Sweep(
         powers_dbm=tuple(powers_dbm),
