@@ -14,15 +14,13 @@ from megopt.errors import ConfigError
 from megopt.experiments.train import place_of, plans_of
 from megopt.files import write_atomically
 from megopt.ranges import require_whole
+from megopt.torch_devices import set_threads
 
 
 def run(config: DictConfig, output_dir: Path) -> Report:
     """Return the report of a comparison; writes comparison.json, runs.csv and the figure into its folder."""
-    import torch
-
-    counts = {name: config[name] for name in ("num_threads", "seeds", "test_episodes")}
-    require_whole("compare", 1, **counts)
-    torch.set_num_threads(config.num_threads)
+    require_whole("compare", 1, seeds=config.seeds, test_episodes=config.test_episodes)
+    set_threads("compare", config.num_threads)
     known = plans_of(config)
     names = [config.algorithms] if isinstance(config.algorithms, str) else list(config.algorithms)
     if not names or set(names) - set(known):

@@ -19,9 +19,9 @@ def run(config: DictConfig, output_dir: Path) -> Report:
     from megopt.live.admission import EdgeSettings
     from megopt.live.model_thread import ModelThread
     from megopt.live.modes_service import SharingEdgeService
-    from megopt.live.runs import set_threads
     from megopt.live.server import check_exposure, serve
     from megopt.metering.profile_request import SideRequest
+    from megopt.torch_devices import set_threads
 
     require_within("serve", 1, 65_535, port=config.port)
     token = read_token(config.token_file)
@@ -39,7 +39,7 @@ def run(config: DictConfig, output_dir: Path) -> Report:
         logger.setLevel(logging.INFO)
     side = SideRequest(**{key: config[key] for key in ("model", "torch_device", "dtype", "num_threads", "power_w")})
     thread = ModelThread()
-    thread.submit(lambda: set_threads(side.num_threads)).result()
+    thread.submit(lambda: set_threads("models", side.num_threads)).result()
     pipeline = thread.submit(lambda: load(side.model, side.torch_device, side.dtype)).result()
     service = SharingEdgeService(pipeline, side.model, settings, side.meter().meter, thread)
     serve(

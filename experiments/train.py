@@ -14,19 +14,16 @@ from megopt.analysis.training_plan import TrainingPlan
 from megopt.analysis.training_report import report_of
 from megopt.envs.parameters import EnvParams
 from megopt.errors import ConfigError
-from megopt.ranges import require_whole
+from megopt.torch_devices import set_threads
 
 
 def run(config: DictConfig, output_dir: Path) -> Report:
     """Return the report of one run; its files are in the folder that it names."""
-    import torch
-
     plans = plans_of(config)
     if len(plans) != 1:
         message = f"train: {len(plans)} algorithms; expected one, such as algorithm=cvpo; compare takes several"
         raise ConfigError(message)
-    require_whole("train", 1, num_threads=config.num_threads)
-    torch.set_num_threads(config.num_threads)
+    set_threads("train", config.num_threads)
     plan = next(iter(plans.values()))
     default = Path("outputs/train") / place_of(config, plan) / plan.algorithm / f"seed_{plan.seed}"
     folder = default if config.folder is None else Path(config.folder)

@@ -27,6 +27,7 @@ from megopt.envs.cell_parameters import CellParams
 from megopt.errors import ConfigError
 from megopt.files import write_atomically
 from megopt.policies.agent_card import AGENT_FILE, AgentCard
+from megopt.ranges import require_number
 from megopt.rl import agents
 from megopt.rl.schedules import FadingRate
 
@@ -115,6 +116,7 @@ def _new_agent(plan: TrainingPlan) -> Any:
     env, limits = learning_env(plan.params, plan.num_envs, plan.actions, plan.bad_actions)
     settings = dict(plan.settings)
     if plan.fade_to < 1.0 and "learning_rate" in settings:
+        require_number("train", 1e-12, 10.0, learning_rate=settings["learning_rate"])
         settings["learning_rate"] = FadingRate(float(settings["learning_rate"]), plan.num_steps, plan.fade_to)
     return agents.new_agent(plan.algorithm, env, limits, plan.seed, settings, plan.device)
 

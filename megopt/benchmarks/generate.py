@@ -12,6 +12,7 @@ import numpy as np
 from megopt.diffusion.evaluation import Sampling, generated, truth
 from megopt.diffusion.pipelines import Pipeline, load
 from megopt.ranges import require_whole
+from megopt.torch_devices import set_threads
 
 _LOAD = """
 import time, torch
@@ -37,10 +38,8 @@ def run(num_steps: int = 8, num_threads: int = 2, repeats: int = 5, seed: int = 
         repeats: medians are over so many [1].
         seed: of caption and noise.
     """
-    import torch
-
-    require_whole("benchmark generate", 1, num_steps=num_steps, num_threads=num_threads, repeats=repeats)
-    torch.set_num_threads(num_threads)
+    require_whole("benchmark generate", 1, num_steps=num_steps, repeats=repeats)
+    set_threads("benchmark generate", num_threads)
     pipeline = load("bundled/edge")
     caption = truth(2, seed=seed, split="unseen").captions[0]
     sampling = Sampling(seed=seed)

@@ -15,6 +15,7 @@ import numpy as np
 from megopt.envs import scenarios
 from megopt.problem import ceilings
 from megopt.ranges import require_whole
+from megopt.torch_devices import set_threads
 
 _WARM_UP_STEPS = 64
 
@@ -48,10 +49,7 @@ def run(
     """
     where = "benchmark rl"
     require_whole(where, 1, num_envs=num_envs, num_steps=num_steps, num_updates=num_updates, repeats=repeats)
-    import torch
-
-    require_whole(where, 1, num_threads=num_threads)
-    torch.set_num_threads(num_threads)
+    set_threads(where, num_threads)
     layers = [int(width) for width in net_arch]
     agents = _agents(num_envs, batch_size, layers, seed)
     works: list[Callable[[], float]] = []

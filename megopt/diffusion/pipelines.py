@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 from megopt.diffusion.bundled import located
 from megopt.errors import ConfigError, PipelineError
+from megopt.torch_devices import require_device
 
 Pipeline: TypeAlias = Any
 """A pipeline of one of the classes above; `diffusers` gives them no common type that knows its parts."""
@@ -106,7 +107,7 @@ def load(model: str | Path, device: str = "cpu", dtype: str = "float32", without
             there are left out by themselves.
 
     Raises:
-        ConfigError: for another dtype.
+        ConfigError: for another dtype, or a device that is not there.
         PipelineError: if the folder or the hub has no such pipeline, its class is not supported, or a part is missing.
     """
     import torch
@@ -118,6 +119,7 @@ def load(model: str | Path, device: str = "cpu", dtype: str = "float32", without
     if dtype not in DTYPES:
         message = f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}"
         raise ConfigError(message)
+    require_device("models", device)
     model = located(model)
     is_local = Path(model).is_dir()
     left_out = set(without)

@@ -20,6 +20,7 @@ from megopt.diffusion.training import Trained, train
 from megopt.diffusion.training_data import SceneSet, scene_set
 from megopt.diffusion.training_objective import Objective, TrainingSettings
 from megopt.errors import ConfigError
+from megopt.torch_devices import require_device
 
 _TEST_SEED_STEP = 1
 
@@ -67,6 +68,7 @@ class PartRequest:
     shows_progress: bool = True
 
     def __post_init__(self) -> None:
+        require_device("train-models", self.device)
         if self.budget_min is not None and not self.budget_min > 0:
             message = f"budget_min={self.budget_min}: expected minutes > 0; change budget_min"
             raise ConfigError(message)

@@ -11,8 +11,8 @@ import numpy as np
 from megopt.diffusion.bundled import load_upscaler
 from megopt.diffusion.pipelines import Pipeline, load
 from megopt.diffusion.super_resolution import Upscaler
-from megopt.live.runs import set_threads
 from megopt.metering.energy import Meter
+from megopt.torch_devices import set_threads
 
 if TYPE_CHECKING:
     from megopt.metering.profile_request import SideRequest
@@ -50,7 +50,7 @@ class LocalModels:
         Raises:
             PipelineError: if a model cannot be loaded.
         """
-        set_threads(side.num_threads)
+        set_threads("models", side.num_threads)
         wanted = {(sr_kind, scale) for scale in _scales(table)} | ({stated} if stated is not None else set())
         loaded = {(kind, scale): load_upscaler(kind, scale) for kind, scale in sorted(wanted) if scale > 1}
         return cls(

@@ -14,7 +14,6 @@ from megopt.diffusion.sampling import advance, decode, start
 from megopt.live.handover import Image
 from megopt.live.messages import Request
 from megopt.live.modes_runs import settled
-from megopt.ranges import require_whole
 
 
 def begin(pipeline: Pipeline, request: Request) -> Checkpoint:
@@ -124,9 +123,3 @@ def taken_conditioning(told: Conditioning, fewer: Checkpoint, rows: Sequence[int
         pooled=None if told.pooled is None else told.pooled[halves],
         sizes_px=None if told.sizes_px is None else told.sizes_px[halves],
     )
-
-
-def set_threads(num_threads: int) -> None:
-    """Let the models use so many threads of the processor."""
-    require_whole("models", 1, num_threads=num_threads)
-    torch.set_num_threads(num_threads)

@@ -27,11 +27,11 @@ from megopt.envs.parameters import EnvParams
 from megopt.envs.scenarios import CVPO_STEPS
 from megopt.errors import ConfigError
 from megopt.policies.fixed import Fixed
-from megopt.ranges import require_whole
 from megopt.reproductions.meg_cvpo_figure import draw
 from megopt.schemes.conventional import Conventional
 from megopt.system.channel import LogDistance
 from megopt.tables.profile import load_profile
+from megopt.torch_devices import set_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,16 +100,13 @@ def run(
     Raises:
         ConfigError: for a scenario whose channel has no transmit power or that lacks conventional rows, or no points.
     """
-    import torch
-
     if not (*powers_dbm, *limit_shares):
         message = "reproduce meg_cvpo: powers_dbm [] and limit_shares []; expected values of at least one of them"
         raise ConfigError(message)
     if "conventional" not in scenario.table.scheme:
         message = "reproduce meg_cvpo: scenario without conventional rows; expected some; add them to its schemes"
         raise ConfigError(message)
-    require_whole("reproduce meg_cvpo", 1, num_threads=num_threads)
-    torch.set_num_threads(num_threads)
+    set_threads("reproduce meg_cvpo", num_threads)
     sweep = Sweep(
         powers_dbm=tuple(powers_dbm),
         limit_shares=tuple(limit_shares),

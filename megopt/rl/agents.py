@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megopt.arrays import BoolArray, FloatArray
-from megopt.errors import ConfigError
+from megopt.errors import ConfigError, MegoptError
 from megopt.files import write_atomically
+from megopt.torch_devices import require_device
 
 CLASSES = {
     "cvpo": ("megopt.rl.cvpo", "CVPO"),
@@ -63,18 +64,38 @@ def new_agent(
         device: of the networks.
 
     Raises:
-        ConfigError: for an unknown algorithm or setting, or an algorithm with limits where there are none.
+        ConfigError: for an unknown algorithm, a setting that it does not take or a device that is not there, or an
+            algorithm with limits where there are none.
     """
     agent_class = class_of(algorithm)
     bounds = {} if algorithm in UNLIMITED else {"limits": list(limits)}
+    if device != "auto":  # stable-baselines3's word for a GPU where there is one
+        require_device(f"algorithm {algorithm}", device)
     own = deepcopy(dict(settings))  # stable-baselines3 writes into policy_kwargs
     try:
-        return agent_class("MlpPolicy", env, seed=seed, device=device, **bounds, **own)
+        agent = agent_class("MlpPolicy", env, seed=seed, device=device, **bounds, **own)
     except TypeError as error:
         if "argument" not in str(error):
             raise
         message = f"algorithm {algorithm}: {error}; expected keywords of {agent_class.__name__}; change its settings"
         raise ConfigError(message) from error
+    except (ValueError, AssertionError) as error:
+        if isinstance(error, MegoptError):
+            raise
+        message = f"algorithm {algorithm}: {error}; {agent_class.__name__} refuses its settings; change them"
+        raise ConfigError(message) from error
+    _require_updates(algorithm, agent)
+    return agent
+
+
+def _require_updates(algorithm: str, agent: Any) -> None:
+    every = getattr(agent, "train_freq", None)  # PPO has none
+    if every is not None and (every.frequency < 1 or (every.unit.value == "episode" and agent.n_envs > 1)):
+        message = (
+            f"algorithm {algorithm}: train_freq is {every.frequency} {every.unit.value}s of {agent.n_envs} "
+            "environments; expected steps from 1, or episodes of one environment; change train_freq"
+        )
+        raise ConfigError(message)
 
 
 def save_agent(agent: Any, path: Path) -> Path:

@@ -32,7 +32,6 @@ from stable_baselines3.common.utils import polyak_update, update_learning_rate
 
 from megopt.arrays import BoolArray, FloatArray
 from megopt.errors import ConfigError
-from megopt.ranges import require_whole, require_within
 from megopt.rl.action_heads import head_of
 from megopt.rl.buffer import CostReplayBuffer
 from megopt.rl.costs import CostLimits, LimitPer, numbers_of, require_array_observations
@@ -40,7 +39,7 @@ from megopt.rl.cvpo_log import log_rows
 from megopt.rl.estep import EStep
 from megopt.rl.masked_acting import MaskedActing
 from megopt.rl.policies import CnnPolicy, CVPOPolicy, MlpPolicy
-from megopt.rl.settings import OFF_POLICY, CVPOSettings
+from megopt.rl.settings import OFF_POLICY, CVPOSettings, off_policy_settings
 from megopt.rl.thresholds import CriticMeans, Thresholds
 from megopt.rl.updates import Fit, cost_means, fit_actor, fit_critics
 
@@ -93,9 +92,7 @@ class CVPO(MaskedActing):
             head_of(space)
         require_array_observations("CVPO", env)
         self.settings = CVPOSettings.taken_from(keywords)
-        chosen = OFF_POLICY | keywords
-        require_whole("CVPO", 1, batch_size=chosen["batch_size"], buffer_size=chosen["buffer_size"])
-        require_within("CVPO", 0.0, 1.0, gamma=chosen["gamma"], tau=chosen["tau"])
+        chosen = off_policy_settings("CVPO", OFF_POLICY | keywords)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]

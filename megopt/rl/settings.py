@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from megopt.ranges import require_whole, require_within
+from megopt.errors import ConfigError
+from megopt.ranges import require_number, require_whole, require_within
 
 OFF_POLICY: dict[str, Any] = {
     "learning_rate": 5e-4,  # of the actor, a number or a schedule
@@ -18,6 +19,32 @@ OFF_POLICY: dict[str, Any] = {
     "gradient_steps": 1,  # updates per call; -1 for one per step
 }
 """CVPO's values of the settings that all off-policy algorithms of stable-baselines3 have."""
+
+
+def off_policy_settings(where: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of `OFF_POLICY` once they are checked; a list of `train_freq` becomes the tuple that is meant.
+
+    Args:
+        where: who asks, the first word of a message.
+        chosen: all names of `OFF_POLICY`, and others, which are left as they are.
+
+    Raises:
+        ConfigError: for a value out of range.
+    """
+    if not callable(chosen["learning_rate"]):
+        require_number(where, 1e-12, 10.0, learning_rate=chosen["learning_rate"])
+    require_whole(where, 1, batch_size=chosen["batch_size"], buffer_size=chosen["buffer_size"])
+    require_whole(where, 0, learning_starts=chosen["learning_starts"])
+    require_within(where, 0.0, 1.0, gamma=chosen["gamma"], tau=chosen["tau"])
+    if chosen["gradient_steps"] != -1:
+        require_whole(where, 1, gradient_steps=chosen["gradient_steps"])
+    every = chosen["train_freq"]
+    every = tuple(every) if isinstance(every, list | tuple) else (every, "step")
+    require_whole(where, 1, train_freq=every[0] if every else None)
+    if len(every) != 2 or getattr(every[1], "value", every[1]) not in ("step", "episode"):
+        message = f"{where}: train_freq is {every!r}; expected a whole number, or one and step or episode; change it"
+        raise ConfigError(message)
+    return chosen | {"train_freq": every}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
