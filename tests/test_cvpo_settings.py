@@ -19,8 +19,7 @@ from tests.test_cvpo import Bandit, agent
         ({"learning_rate": -1}, "learning_rate is -1; expected 1e-12 to 10"),
         ({"learning_rate": "fast"}, "learning_rate is 'fast'; expected a number"),
         ({"learning_starts": -1}, "learning_starts is -1; expected a whole number from 0"),
-        ({"gradient_steps": 0}, "gradient_steps is 0; expected a whole number from 1"),
-        ({"gradient_steps": -2}, "gradient_steps is -2; expected a whole number from 1"),
+        ({"gradient_steps": -2}, "gradient_steps is -2; expected a whole number from 0"),
         ({"train_freq": 0}, "train_freq is 0; expected a whole number from 1"),
         (
             {"train_freq": (2, "day")},
@@ -52,6 +51,7 @@ def test_episodes_between_updates() -> None:
     ("algorithm", "settings", "text"),
     [
         ("cvpo", {"train_freq": [1, "episode"]}, "train_freq is 1 episodes of 2 environments; expected steps from 1"),
+        ("cvpo", {"gradient_steps": 0}, "gradient_steps is 0, so nothing is learned; expected a whole number from 1"),
         ("ppo_lag", {"n_steps": 0}, "algorithm ppo_lag: .* n_steps=0 .*; PPOLag refuses its settings"),
         ("ppo_lag", {"speed": 1}, "unexpected keyword argument 'speed'; expected keywords of PPOLag"),
     ],

@@ -49,8 +49,12 @@ def run(
     """
     where = "benchmark rl"
     require_whole(where, 1, num_envs=num_envs, num_steps=num_steps, num_updates=num_updates, repeats=repeats)
+    require_whole(where, 1, batch_size=batch_size)
+    require_whole(where, 0, seed=seed)
+    layers = list(net_arch)
+    for width in layers:
+        require_whole(f"{where}: net_arch", 1, width=width)
     set_threads(where, num_threads)
-    layers = [int(width) for width in net_arch]
     agents = _agents(num_envs, batch_size, layers, seed)
     works: list[Callable[[], float]] = []
     for agent in agents.values():

@@ -96,6 +96,11 @@ def _require_updates(algorithm: str, agent: Any) -> None:
             "environments; expected steps from 1, or episodes of one environment; change train_freq"
         )
         raise ConfigError(message)
+    if every is not None and agent.gradient_steps == 0:
+        message = (
+            f"algorithm {algorithm}: gradient_steps is 0, so nothing is learned; expected a whole number from 1, or -1"
+        )
+        raise ConfigError(message)
 
 
 def save_agent(agent: Any, path: Path) -> Path:

@@ -16,7 +16,7 @@ OFF_POLICY: dict[str, Any] = {
     "tau": 0.01,  # share that slow critics move per update
     "gamma": 0.99,  # discount per step, in [0, 1]
     "train_freq": 1,  # steps per environment, or (n, "episode"), between calls of `train`
-    "gradient_steps": 1,  # updates per call; -1 for one per step
+    "gradient_steps": 1,  # updates per call; -1 for one per step, 0 to collect only
 }
 """CVPO's values of the settings that all off-policy algorithms of stable-baselines3 have."""
 
@@ -37,7 +37,7 @@ def off_policy_settings(where: str, chosen: dict[str, Any]) -> dict[str, Any]:
     require_whole(where, 0, learning_starts=chosen["learning_starts"])
     require_within(where, 0.0, 1.0, gamma=chosen["gamma"], tau=chosen["tau"])
     if chosen["gradient_steps"] != -1:
-        require_whole(where, 1, gradient_steps=chosen["gradient_steps"])
+        require_whole(where, 0, gradient_steps=chosen["gradient_steps"])
     every = chosen["train_freq"]
     every = tuple(every) if isinstance(every, list | tuple) else (every, "step")
     require_whole(where, 1, train_freq=every[0] if every else None)
