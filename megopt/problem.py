@@ -51,7 +51,7 @@ class Limit:
             message = f"limit on {self.quantity!r}: expected one of {', '.join((*COST_QUANTITIES, 'quality'))}"
             raise ProblemError(message)
         if isinstance(self.bound, bool) or not isinstance(self.bound, int | float) or np.isnan(self.bound):
-            message = f"limit on {self.quantity} is {self.bound!r}; expected a number; change it under limits"
+            message = f"limit on {self.quantity} is {self.bound!r}; expected a number; change limits.{self.quantity}"
             raise ProblemError(message)
         if self.quantity != "quality" and self.bound < 0:
             message = f"limit on {self.quantity} is {self.bound:g}; seconds and joules are >= 0"

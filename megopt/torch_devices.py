@@ -8,7 +8,7 @@ from megopt.errors import ConfigError
 from megopt.ranges import require_whole
 
 
-def require_device(where: str, device: str) -> None:
+def require_device(where: str, device: object) -> None:
     """Raise unless PyTorch can compute on a device.
 
     Args:
@@ -18,11 +18,14 @@ def require_device(where: str, device: str) -> None:
     Raises:
         ConfigError: for a word that names no device, or a device that this machine or this PyTorch does not have.
     """
+    if not isinstance(device, str):
+        message = f"{where}: device is {device!r}; expected a word such as cpu or cuda; change it"
+        raise ConfigError(message)
     import torch
 
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
+        torch.zeros(1, device=device).item()  # a computation: there is a device "meta" on which nothing can be
+    except (RuntimeError, AssertionError, ImportError) as error:
         there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         if torch.backends.mps.is_available():
             there.append("mps")

@@ -31,7 +31,7 @@ def test_ratios_are_those_of_the_rates() -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"net_arch": [8, 0]}, "benchmark rl: net_arch: width is 0; expected a whole number from 1"),
+        ({"net_arch": [8, 0]}, "benchmark rl: net_arch is 0; expected a whole number from 1"),
         ({"batch_size": 0}, "benchmark rl: batch_size is 0"),
         ({"num_threads": 1.5}, "benchmark rl: num_threads is 1.5"),
         ({"seed": -1}, "benchmark rl: seed is -1"),

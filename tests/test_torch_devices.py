@@ -10,14 +10,18 @@ from megopt.errors import ConfigError
 from megopt.torch_devices import require_device, set_threads
 
 
-def test_the_processor_is_always_there() -> None:
-    require_device("here", "cpu")
-
-
 @pytest.mark.parametrize("device", ["moon", "cuda:77", ""])
 def test_a_device_that_is_not_there_is_named_with_those_that_are(device: str) -> None:
+    require_device("here", "cpu")  # always there
     with pytest.raises(ConfigError, match=rf"^here: PyTorch cannot use device '{device}' \(.+\); expected one of cpu"):
         require_device("here", device)
+
+
+def test_what_is_no_device_is_refused() -> None:
+    with pytest.raises(ConfigError, match="here: device is None; expected a word such as cpu"):
+        require_device("here", None)
+    with pytest.raises(ConfigError, match="here: PyTorch cannot use device 'meta'"):
+        require_device("here", "meta")
 
 
 def test_models_are_not_read_for_a_device_that_is_not_there() -> None:

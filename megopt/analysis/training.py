@@ -80,7 +80,8 @@ def train(plan: TrainingPlan, folder: Path, *, is_resumed: bool = True, shows_pr
     rows = _kept_rows(folder) if is_old else []
     if is_old and not (folder / STATE_FILE).is_file():
         return _result(folder, rows, is_finished=True)
-    agent = agents.load_state(plan.algorithm, folder / STATE_FILE) if is_old and rows else _new_agent(plan)
+    is_state = bool(is_old and rows)
+    agent = agents.load_state(plan.algorithm, folder / STATE_FILE, plan.device) if is_state else _new_agent(plan)
     rows = [row for row in rows if row["num_steps"] <= agent.num_timesteps]
     _write_json(folder / RUN_FILE, plan.fingerprint())
     agent.set_logger(_logger(folder))
@@ -116,7 +117,7 @@ def _new_agent(plan: TrainingPlan) -> Any:
     env, limits = learning_env(plan.params, plan.num_envs, plan.actions, plan.bad_actions)
     settings = dict(plan.settings)
     if plan.fade_to < 1.0 and "learning_rate" in settings:
-        require_number("train", 1e-12, 10.0, learning_rate=settings["learning_rate"])
+        require_number("train", 0.0, 10.0, learning_rate=settings["learning_rate"])
         settings["learning_rate"] = FadingRate(float(settings["learning_rate"]), plan.num_steps, plan.fade_to)
     return agents.new_agent(plan.algorithm, env, limits, plan.seed, settings, plan.device)
 

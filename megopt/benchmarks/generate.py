@@ -37,6 +37,9 @@ def run(num_steps: int = 8, num_threads: int = 2, repeats: int = 5, seed: int = 
         num_threads: threads of torch [1].
         repeats: medians are over so many [1].
         seed: of caption and noise.
+
+    Raises:
+        ConfigError: for a number that is none or too small.
     """
     require_whole("benchmark generate", 1, num_steps=num_steps, repeats=repeats)
     set_threads("benchmark generate", num_threads)

@@ -46,6 +46,9 @@ def run(
         repeats: the best of so many turns counts [1].
         num_threads: of a CPU, for the networks of all; one as in `megopt train` [1].
         seed: of environments and networks.
+
+    Raises:
+        ConfigError: for a number that is none or too small.
     """
     where = "benchmark rl"
     require_whole(where, 1, num_envs=num_envs, num_steps=num_steps, num_updates=num_updates, repeats=repeats)
@@ -53,7 +56,7 @@ def run(
     require_whole(where, 0, seed=seed)
     layers = list(net_arch)
     for width in layers:
-        require_whole(f"{where}: net_arch", 1, width=width)
+        require_whole(where, 1, net_arch=width)
     set_threads(where, num_threads)
     agents = _agents(num_envs, batch_size, layers, seed)
     works: list[Callable[[], float]] = []

@@ -48,6 +48,7 @@ class LocalModels:
             stated: kind and factor of a decision that is no row; None without one.
 
         Raises:
+            ConfigError: for threads, a device or a dtype that cannot be.
             PipelineError: if a model cannot be loaded.
         """
         set_threads("models", side.num_threads)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from megopt.arrays import BoolArray, FloatArray
 from megopt.errors import ConfigError, MegoptError
 from megopt.files import write_atomically
+from megopt.rl.settings import checked_settings
 from megopt.torch_devices import require_device
 
 CLASSES = {
@@ -61,7 +62,7 @@ def new_agent(
         limits: limit of each mean cost per step; algorithms without limits leave them out.
         seed: of everything that is drawn.
         settings: keywords of the algorithm's class.
-        device: of the networks.
+        device: of the networks; "auto" for a GPU where there is one.
 
     Raises:
         ConfigError: for an unknown algorithm, a setting that it does not take or a device that is not there, or an
@@ -69,36 +70,54 @@ def new_agent(
     """
     agent_class = class_of(algorithm)
     bounds = {} if algorithm in UNLIMITED else {"limits": list(limits)}
-    if device != "auto":  # stable-baselines3's word for a GPU where there is one
-        require_device(f"algorithm {algorithm}", device)
-    own = deepcopy(dict(settings))  # stable-baselines3 writes into policy_kwargs
+    where = f"algorithm {algorithm}"
+    _require_device(where, device)
+    own = deepcopy(checked_settings(where, settings))  # stable-baselines3 writes into policy_kwargs
     try:
         agent = agent_class("MlpPolicy", env, seed=seed, device=device, **bounds, **own)
+    except MegoptError:
+        raise
     except TypeError as error:
         if "argument" not in str(error):
             raise
-        message = f"algorithm {algorithm}: {error}; expected keywords of {agent_class.__name__}; change its settings"
+        message = f"{where}: {error}; expected keywords of {agent_class.__name__}; change its settings"
         raise ConfigError(message) from error
     except (ValueError, AssertionError) as error:
-        if isinstance(error, MegoptError):
+        if not _is_of_library(error):
             raise
-        message = f"algorithm {algorithm}: {error}; {agent_class.__name__} refuses its settings; change them"
+        message = f"{where}: {error}; expected what {agent_class.__name__} takes; change its settings"
         raise ConfigError(message) from error
     _require_updates(algorithm, agent)
     return agent
 
 
+def _require_device(where: str, device: str) -> None:
+    if device != "auto":  # stable-baselines3's word for a GPU where there is one
+        require_device(where, device)
+
+
+def _is_of_library(error: Exception) -> bool:
+    """Return whether stable-baselines3 raised it, and no code of ours or of PyTorch."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return at is not None and str(at.tb_frame.f_globals.get("__name__", "")).startswith("stable_baselines3")
+
+
 def _require_updates(algorithm: str, agent: Any) -> None:
     every = getattr(agent, "train_freq", None)  # PPO has none
-    if every is not None and (every.frequency < 1 or (every.unit.value == "episode" and agent.n_envs > 1)):
+    if every is None:
+        return
+    if every.unit.value == "episode" and agent.n_envs > 1:
         message = (
-            f"algorithm {algorithm}: train_freq is {every.frequency} {every.unit.value}s of {agent.n_envs} "
-            "environments; expected steps from 1, or episodes of one environment; change train_freq"
+            f"algorithm {algorithm}: train_freq is {every.frequency} episodes of {agent.n_envs} environments; expected "
+            "steps, or episodes of one environment; change train_freq"
         )
         raise ConfigError(message)
-    if every is not None and agent.gradient_steps == 0:
+    if agent.gradient_steps == 0:
         message = (
-            f"algorithm {algorithm}: gradient_steps is 0, so nothing is learned; expected a whole number from 1, or -1"
+            f"algorithm {algorithm}: gradient_steps is 0, so nothing is learned; expected a whole number from 1, or -1 "
+            "for one per step; change gradient_steps"
         )
         raise ConfigError(message)
 
@@ -134,11 +153,16 @@ def save_state(agent: Any, path: Path) -> Path:
     return save_run(agent, path)
 
 
-def load_state(algorithm: str, path: Path) -> Any:
-    """Return the agent of `save_state`, ready to go on with `learn(..., reset_num_timesteps=False)`."""
+def load_state(algorithm: str, path: Path, device: str = "cpu") -> Any:
+    """Return the agent of `save_state`, ready to go on with `learn(..., reset_num_timesteps=False)`.
+
+    Raises:
+        ConfigError: for an unknown algorithm, a file that is no such run, or a device that is not there.
+    """
     from megopt.rl.resume import load_run
 
-    return load_run(class_of(algorithm), path)
+    _require_device(f"algorithm {algorithm}", device)
+    return load_run(class_of(algorithm), path, device=device)
 
 
 def asks_for_masks(agent: Any) -> bool:

@@ -39,7 +39,7 @@ from megopt.rl.cvpo_log import log_rows
 from megopt.rl.estep import EStep
 from megopt.rl.masked_acting import MaskedActing
 from megopt.rl.policies import CnnPolicy, CVPOPolicy, MlpPolicy
-from megopt.rl.settings import OFF_POLICY, CVPOSettings, off_policy_settings
+from megopt.rl.settings import OFF_POLICY, CVPOSettings, checked_settings
 from megopt.rl.thresholds import CriticMeans, Thresholds
 from megopt.rl.updates import Fit, cost_means, fit_actor, fit_critics
 
@@ -92,7 +92,7 @@ class CVPO(MaskedActing):
             head_of(space)
         require_array_observations("CVPO", env)
         self.settings = CVPOSettings.taken_from(keywords)
-        chosen = off_policy_settings("CVPO", OFF_POLICY | keywords)
+        chosen = checked_settings("CVPO", OFF_POLICY | keywords)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]

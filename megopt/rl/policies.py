@@ -20,7 +20,6 @@ from torch import nn
 
 from megopt.arrays import BoolArray, FloatArray
 from megopt.errors import ConfigError
-from megopt.ranges import require_whole
 from megopt.rl.action_heads import head_of
 from megopt.rl.categorical_heads import JointHead
 from megopt.rl.networks import CostCritics, FeatureNetwork, new_optimizer
@@ -77,8 +76,6 @@ class CVPOPolicy(BasePolicy):
             "num_bins": num_bins,
         }
         layers, critic_layers = get_actor_critic_arch([256, 256] if net_arch is None else net_arch)
-        for width in (*layers, *critic_layers):
-            require_whole("CVPO: net_arch", 1, width=width)
         num_heads, num_outputs = 1 + num_limits, self.head.num_outputs
         self.actor, self.actor_target, self.actor_average = (
             FeatureNetwork(self, layers, activation_fn, num_outputs) for _ in range(3)

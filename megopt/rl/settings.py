@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,31 +21,65 @@ OFF_POLICY: dict[str, Any] = {
 }
 """CVPO's values of the settings that all off-policy algorithms of stable-baselines3 have."""
 
+_RANGES = {
+    "learning_rate": (0.0, 10.0),
+    "gamma": (0.0, 1.0),
+    "tau": (0.0, 1.0),
+    "gae_lambda": (0.0, 1.0),
+    "clip_range": (1e-9, 1e3),
+}
+_WHOLE = {"batch_size": 1, "buffer_size": 1, "n_steps": 1, "n_epochs": 1, "learning_starts": 0}
+"""Least and largest legal values of stable-baselines3's settings; schedules are not looked into."""
 
-def off_policy_settings(where: str, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of `OFF_POLICY` once they are checked; a list of `train_freq` becomes the tuple that is meant.
+
+def checked_settings(where: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of stable-baselines3's names once they are checked; a list of `train_freq` becomes a tuple.
 
     Args:
         where: who asks, the first word of a message.
-        chosen: all names of `OFF_POLICY`, and others, which are left as they are.
+        chosen: keywords of an algorithm; names that are not there, or not known here, are left alone.
 
     Raises:
         ConfigError: for a value out of range.
     """
-    if not callable(chosen["learning_rate"]):
-        require_number(where, 1e-12, 10.0, learning_rate=chosen["learning_rate"])
-    require_whole(where, 1, batch_size=chosen["batch_size"], buffer_size=chosen["buffer_size"])
-    require_whole(where, 0, learning_starts=chosen["learning_starts"])
-    require_within(where, 0.0, 1.0, gamma=chosen["gamma"], tau=chosen["tau"])
-    if chosen["gradient_steps"] != -1:
-        require_whole(where, 0, gradient_steps=chosen["gradient_steps"])
-    every = chosen["train_freq"]
-    every = tuple(every) if isinstance(every, list | tuple) else (every, "step")
-    require_whole(where, 1, train_freq=every[0] if every else None)
-    if len(every) != 2 or getattr(every[1], "value", every[1]) not in ("step", "episode"):
-        message = f"{where}: train_freq is {every!r}; expected a whole number, or one and step or episode; change it"
+    given = dict(chosen)
+    for name, (low, high) in _RANGES.items():
+        if name in given and not callable(given[name]):
+            require_number(where, low, high, **{name: given[name]})
+    for name, least in _WHOLE.items():
+        if name in given:
+            require_whole(where, least, **{name: given[name]})
+    if given.get("gradient_steps", -1) != -1:
+        came = given["gradient_steps"]
+        if isinstance(came, bool) or not isinstance(came, int) or came < 0:
+            message = (
+                f"{where}: gradient_steps is {came!r}; expected a whole number from 1, -1 for one per step, or 0 to "
+                "collect only; change gradient_steps"
+            )
+            raise ConfigError(message)
+    if "train_freq" in given:
+        given["train_freq"] = _train_freq(where, given["train_freq"])
+    widths = (given.get("policy_kwargs") or {}).get("net_arch")
+    for layers in widths.values() if isinstance(widths, Mapping) else [[] if widths is None else widths]:
+        if not isinstance(layers, list | tuple):
+            message = f"{where}: net_arch is {widths!r}; expected a list of widths such as [64, 64]; change net_arch"
+            raise ConfigError(message)
+        for width in layers:
+            require_whole(where, 1, net_arch=width)
+    return given
+
+
+def _train_freq(where: str, came: Any) -> Any:
+    """Return how often updates are made, as stable-baselines3 takes it."""
+    if not isinstance(came, list | tuple):
+        require_whole(where, 1, train_freq=came)
+        return came
+    unit = getattr(came[1], "value", came[1]) if len(came) == 2 else None
+    if unit not in ("step", "episode"):
+        message = f"{where}: train_freq is {came!r}; expected a whole number, or a pair such as [1, episode]; change it"
         raise ConfigError(message)
-    return chosen | {"train_freq": every}
+    require_whole(where, 1, train_freq=came[0])
+    return (came[0], unit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
