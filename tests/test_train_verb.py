@@ -193,6 +193,9 @@ def test_the_verb_writes_its_files_and_answers_json(tmp_path: Path, capfd: pytes
     ("overrides", "text"),
     [
         (["algorithm=[cvpo,ppo]"], "train: 2 algorithms; expected one"),
+        pytest.param(
+            ["algorithm.cvpo.settings.learning_rate=a"], "cvpo: learning_rate is 'a'; expected", marks=pytest.mark.slow
+        ),
         pytest.param(["num_threads=x"], "train: num_threads is 'x'; expected a whole number", marks=pytest.mark.slow),
         pytest.param(["num_steps=0"], "num_steps is 0; expected a whole number from 1", marks=pytest.mark.slow),
         pytest.param(["algorithm.cvpo.settings.gamma=2"], "gamma is 2", marks=pytest.mark.slow),

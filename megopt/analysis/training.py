@@ -27,9 +27,9 @@ from megopt.envs.cell_parameters import CellParams
 from megopt.errors import ConfigError
 from megopt.files import write_atomically
 from megopt.policies.agent_card import AGENT_FILE, AgentCard
-from megopt.ranges import require_number
 from megopt.rl import agents
 from megopt.rl.schedules import FadingRate
+from megopt.rl.settings import checked_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,8 +80,7 @@ def train(plan: TrainingPlan, folder: Path, *, is_resumed: bool = True, shows_pr
     rows = _kept_rows(folder) if is_old else []
     if is_old and not (folder / STATE_FILE).is_file():
         return _result(folder, rows, is_finished=True)
-    is_state = bool(is_old and rows)
-    agent = agents.load_state(plan.algorithm, folder / STATE_FILE, plan.device) if is_state else _new_agent(plan)
+    agent = agents.load_state(plan.algorithm, folder / STATE_FILE, plan.device) if rows else _new_agent(plan)
     rows = [row for row in rows if row["num_steps"] <= agent.num_timesteps]
     _write_json(folder / RUN_FILE, plan.fingerprint())
     agent.set_logger(_logger(folder))
@@ -115,9 +114,8 @@ def _is_begun(plan: TrainingPlan, folder: Path) -> bool:
 
 def _new_agent(plan: TrainingPlan) -> Any:
     env, limits = learning_env(plan.params, plan.num_envs, plan.actions, plan.bad_actions)
-    settings = dict(plan.settings)
+    settings = checked_settings(f"algorithm {plan.algorithm}", plan.settings)
     if plan.fade_to < 1.0 and "learning_rate" in settings:
-        require_number("train", 0.0, 10.0, learning_rate=settings["learning_rate"])
         settings["learning_rate"] = FadingRate(float(settings["learning_rate"]), plan.num_steps, plan.fade_to)
     return agents.new_agent(plan.algorithm, env, limits, plan.seed, settings, plan.device)
 

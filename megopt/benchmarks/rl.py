@@ -15,6 +15,7 @@ import numpy as np
 from megopt.envs import scenarios
 from megopt.problem import ceilings
 from megopt.ranges import require_whole
+from megopt.rl.settings import checked_settings
 from megopt.torch_devices import set_threads
 
 _WARM_UP_STEPS = 64
@@ -52,11 +53,9 @@ def run(
     """
     where = "benchmark rl"
     require_whole(where, 1, num_envs=num_envs, num_steps=num_steps, num_updates=num_updates, repeats=repeats)
-    require_whole(where, 1, batch_size=batch_size)
     require_whole(where, 0, seed=seed)
     layers = list(net_arch)
-    for width in layers:
-        require_whole(where, 1, net_arch=width)
+    checked_settings(where, {"batch_size": batch_size, "policy_kwargs": {"net_arch": layers}})
     set_threads(where, num_threads)
     agents = _agents(num_envs, batch_size, layers, seed)
     works: list[Callable[[], float]] = []

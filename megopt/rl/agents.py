@@ -87,7 +87,7 @@ def new_agent(
             raise
         message = f"{where}: {error}; expected what {agent_class.__name__} takes; change its settings"
         raise ConfigError(message) from error
-    _require_updates(algorithm, agent)
+    _require_updates(where, agent)
     return agent
 
 
@@ -104,19 +104,19 @@ def _is_of_library(error: Exception) -> bool:
     return at is not None and str(at.tb_frame.f_globals.get("__name__", "")).startswith("stable_baselines3")
 
 
-def _require_updates(algorithm: str, agent: Any) -> None:
+def _require_updates(where: str, agent: Any) -> None:
     every = getattr(agent, "train_freq", None)  # PPO has none
     if every is None:
         return
     if every.unit.value == "episode" and agent.n_envs > 1:
         message = (
-            f"algorithm {algorithm}: train_freq is {every.frequency} episodes of {agent.n_envs} environments; expected "
+            f"{where}: train_freq is {every.frequency} episodes of {agent.n_envs} environments; expected "
             "steps, or episodes of one environment; change train_freq"
         )
         raise ConfigError(message)
     if agent.gradient_steps == 0:
         message = (
-            f"algorithm {algorithm}: gradient_steps is 0, so nothing is learned; expected a whole number from 1, or -1 "
+            f"{where}: gradient_steps is 0, so nothing is learned; expected a whole number from 1, or -1 "
             "for one per step; change gradient_steps"
         )
         raise ConfigError(message)

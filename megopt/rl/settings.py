@@ -1,4 +1,4 @@
-"""Settings of CVPO: its own, and its values of those that all off-policy algorithms have."""
+"""Settings: what all learners are checked for, CVPO's own, and its values of those that learners from replay share."""
 
 from __future__ import annotations
 
